@@ -7,7 +7,7 @@ use crate::dialect::run;
 #[derive(DeriveMigrationName)]
 pub(crate) struct Migration;
 
-// `selection` is JSON: which deliveries were asked for. `kind` and `state`: see `domain/operation`. `delivery.operation` is
+// `operation_item.attempt` is the number of the attempt that was asked for; null before. `selection` is JSON: which deliveries were asked for. `kind` and `state`: see `domain/operation`. `delivery.operation` is
 // the operation that asked for the latest replay; an older version does not know the column and makes the attempt as if
 // a person had asked.
 const UP: &[&str] = &[
@@ -35,6 +35,7 @@ const UP: &[&str] = &[
         webhook_num BIGINT NOT NULL, \
         event_seq BIGINT NOT NULL, \
         state SMALLINT NOT NULL, \
+        attempt SMALLINT, \
         PRIMARY KEY (operation, webhook_num, event_seq)){clustered}",
     "CREATE INDEX operation_item_to_do ON operation_item (operation, webhook_num, event_seq) WHERE state = 0",
     "ALTER TABLE delivery ADD COLUMN operation BIGINT",

@@ -173,10 +173,21 @@ impl Counts {
     }
 }
 
+/// An item that has not ended, and its delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Item {
+    pub event: EventSeq,
+    /// Whether the operation has asked for an attempt, which the journal noted in one transaction with the delivery.
+    pub was_asked_for: bool,
+    /// The outcome of that attempt, once it was made.
+    pub outcome: Option<OutcomeKind>,
+    /// `None`: the delivery has no row.
+    pub delivery: Option<Shown>,
+}
+
 /// What the delivery of an item shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shown {
-    pub event: EventSeq,
     pub status: Status,
     /// Requests made, of any trigger.
     pub attempts: u16,
@@ -184,8 +195,6 @@ pub struct Shown {
     pub operation: Option<OperationNum>,
     /// Whether an attempt was asked for that was not made yet.
     pub is_due_again: bool,
-    /// The outcome of the last attempt, if a replay was the last one.
-    pub replayed: Option<OutcomeKind>,
 }
 
 /// What is to be done about an item.
@@ -198,52 +207,36 @@ pub enum Step {
     End(ItemState),
 }
 
-/// What is to be done about an item of `operation`, whose delivery shows this; `None`: it has no row.
-#[must_use]
-pub fn next_step(kind: Kind, operation: OperationNum, shown: Option<&Shown>) -> Step {
-    match (kind, shown) {
-        // Only its fan-out knows it, or it is gone, which a cancellation finds out.
-        (Kind::Purge, None) => Step::Ask,
-        (Kind::Retry, None) => Step::End(ItemState::Skipped),
-        (Kind::Purge, Some(shown)) => match shown.status {
-            Status::Pending => Step::Ask,
-            Status::Cancelled => Step::End(ItemState::Success),
-            Status::Success | Status::Failed => Step::End(ItemState::Skipped),
-        },
-        (Kind::Retry, Some(shown)) => retry_step(operation, shown),
-        (Kind::Owe, None) => Step::Ask,
-        (Kind::Owe, Some(shown)) => owe_step(operation, shown),
-    }
-}
-
-/// The delivery that was made ends the item with its first attempt; its automatic retries go on by themselves.
-fn owe_step(operation: OperationNum, shown: &Shown) -> Step {
-    if shown.operation != Some(operation) {
-        return Step::End(ItemState::Skipped);
-    }
-    match shown.status {
-        Status::Pending if shown.attempts == 0 => Step::Wait,
-        Status::Pending | Status::Failed => Step::End(ItemState::Failed),
-        Status::Success => Step::End(ItemState::Success),
-        Status::Cancelled => Step::End(ItemState::Skipped),
-    }
-}
-
-fn retry_step(operation: OperationNum, shown: &Shown) -> Step {
-    let is_ours = shown.operation == Some(operation);
-    match (is_ours, shown.is_due_again) {
-        (true, true) => Step::Wait,
-        (true, false) => Step::End(match shown.replayed {
-            Some(OutcomeKind::Success) => ItemState::Success,
-            Some(_) => ItemState::Failed,
-            // It was purged or cancelled before its turn.
-            None => ItemState::Skipped,
-        }),
-        (false, true) => Step::End(ItemState::Skipped),
-        (false, false) if shown.status == Status::Pending || shown.attempts >= MAX_ATTEMPT => {
-            Step::End(ItemState::Skipped)
+impl Operation {
+    /// What is to be done about an item.
+    #[must_use]
+    pub fn next_step(&self, item: &Item) -> Step {
+        let skipped = Step::End(ItemState::Skipped);
+        if item.was_asked_for {
+            return match (item.outcome, item.delivery) {
+                (Some(OutcomeKind::Success), _) => Step::End(ItemState::Success),
+                (Some(_), _) => Step::End(ItemState::Failed),
+                (None, Some(shown)) if self.is_awaited(shown) => Step::Wait,
+                // It was cancelled before its turn.
+                (None, _) => skipped,
+            };
         }
-        (false, false) => Step::Ask,
+        match (self.kind, item.delivery) {
+            // Only its fan-out knows it, or it is gone, which a cancellation finds out.
+            (Kind::Purge, None) | (Kind::Owe, None) => Step::Ask,
+            (Kind::Purge, Some(Shown { status: Status::Pending, .. })) => Step::Ask,
+            (Kind::Retry, Some(shown)) if self.may_be_retried(shown) => Step::Ask,
+            (Kind::Retry | Kind::Purge | Kind::Owe, _) => skipped,
+        }
+    }
+
+    fn is_awaited(&self, shown: Shown) -> bool {
+        shown.status == Status::Pending && shown.operation == Some(self.num)
+    }
+
+    /// Whether the delivery is as it was counted, and nobody else has asked for an attempt.
+    fn may_be_retried(&self, shown: Shown) -> bool {
+        self.selection.status == Some(shown.status) && !shown.is_due_again && shown.attempts < MAX_ATTEMPT
     }
 }
 
@@ -253,72 +246,79 @@ mod tests {
 
     const OURS: OperationNum = OperationNum(7);
 
-    fn failed() -> Shown {
-        Shown {
-            event: EventSeq(1),
-            status: Status::Failed,
-            attempts: 3,
-            operation: None,
-            is_due_again: false,
-            replayed: None,
+    fn operation(kind: Kind, status: Option<Status>, events: &[&str]) -> Operation {
+        let selection = Selection {
+            webhooks: Vec::new(),
+            since: None,
+            until: UnixMillis(0),
+            status,
+            outcome: None,
+            status_code: None,
+            events: events.iter().map(|event| (*event).to_owned()).collect(),
+        };
+        Operation {
+            num: OURS,
+            id: OperationId::generate(),
+            tenant: TenantNum(1),
+            kind,
+            progress: Progress::Running,
+            selection,
+            rate: 1,
+            counts: Counts::default(),
+            error: None,
+            created_by: "admin".to_owned(),
+            created_at: UnixMillis(0),
+            started_at: None,
+            finished_at: None,
         }
     }
 
+    const FAILED: Shown = Shown { status: Status::Failed, attempts: 3, operation: None, is_due_again: false };
+
+    fn item(delivery: Option<Shown>) -> Item {
+        Item { event: EventSeq(1), was_asked_for: false, outcome: None, delivery }
+    }
+
     #[test]
-    fn an_item_is_due_again_once_and_ends_as_its_replay_did() {
-        let step = |shown: Shown| next_step(Kind::Retry, OURS, Some(&shown));
-        assert_eq!(step(failed()), Step::Ask);
-        assert_eq!(step(Shown { operation: Some(OperationNum(6)), ..failed() }), Step::Ask);
-        let ours = Shown { operation: Some(OURS), ..failed() };
-        assert_eq!(step(Shown { is_due_again: true, status: Status::Pending, ..ours }), Step::Wait);
-        let replayed = |outcome| step(Shown { replayed: outcome, ..ours });
-        assert_eq!(replayed(Some(OutcomeKind::Success)), Step::End(ItemState::Success));
-        assert_eq!(replayed(Some(OutcomeKind::TimedOut)), Step::End(ItemState::Failed));
-        assert_eq!(replayed(None), Step::End(ItemState::Skipped), "it was taken back before its turn");
+    fn an_item_is_requested_once_and_ends_as_its_attempt_did() {
+        for kind in [Kind::Retry, Kind::Owe] {
+            let operation = operation(kind, Some(Status::Failed), &[]);
+            let asked =
+                |outcome, delivery| operation.next_step(&Item { was_asked_for: true, outcome, ..item(Some(delivery)) });
+            let waits = Shown { status: Status::Pending, operation: Some(OURS), ..FAILED };
+            assert_eq!(asked(None, waits), Step::Wait);
+            assert_eq!(asked(Some(OutcomeKind::Success), FAILED), Step::End(ItemState::Success));
+            assert_eq!(asked(Some(OutcomeKind::TimedOut), FAILED), Step::End(ItemState::Failed));
+            assert_eq!(asked(None, FAILED), Step::End(ItemState::Skipped), "it was taken back before its turn");
+            let of_another = Shown { operation: Some(OperationNum(8)), ..waits };
+            assert_eq!(asked(Some(OutcomeKind::Success), of_another), Step::End(ItemState::Success));
+            assert_eq!(asked(None, of_another), Step::End(ItemState::Skipped), "and is not asked for again");
+        }
     }
 
     #[test]
     fn what_others_have_changed_meanwhile_is_left_alone() {
         let skipped = Step::End(ItemState::Skipped);
-        let retry = |shown: Shown| next_step(Kind::Retry, OURS, Some(&shown));
-        assert_eq!(next_step(Kind::Retry, OURS, None), skipped);
-        assert_eq!(retry(Shown { status: Status::Pending, ..failed() }), skipped);
-        assert_eq!(retry(Shown { is_due_again: true, ..failed() }), skipped);
-        assert_eq!(retry(Shown { attempts: MAX_ATTEMPT, ..failed() }), skipped);
-        let purge = |status| next_step(Kind::Purge, OURS, Some(&Shown { status, ..failed() }));
-        assert_eq!((purge(Status::Success), purge(Status::Failed)), (skipped, skipped));
-        assert_eq!((purge(Status::Pending), next_step(Kind::Purge, OURS, None)), (Step::Ask, Step::Ask));
-        assert_eq!(purge(Status::Cancelled), Step::End(ItemState::Success));
-    }
-
-    #[test]
-    fn what_is_owed_anew_ends_with_its_first_attempt() {
-        let step = |status, attempts| {
-            let ours = Shown { operation: Some(OURS), status, attempts, ..failed() };
-            next_step(Kind::Owe, OURS, Some(&ours))
-        };
-        assert_eq!(next_step(Kind::Owe, OURS, None), Step::Ask);
-        assert_eq!(next_step(Kind::Owe, OURS, Some(&failed())), Step::End(ItemState::Skipped), "it was owed before");
-        assert_eq!((step(Status::Pending, 0), step(Status::Pending, 1)), (Step::Wait, Step::End(ItemState::Failed)));
-        assert_eq!(step(Status::Success, 2), Step::End(ItemState::Success));
-        assert_eq!(step(Status::Cancelled, 0), Step::End(ItemState::Skipped));
+        let step = |kind, status, delivery| operation(kind, status, &[]).next_step(&item(delivery));
+        let retry = |shown| step(Kind::Retry, Some(Status::Failed), Some(shown));
+        assert_eq!(retry(FAILED), Step::Ask);
+        assert_eq!(retry(Shown { operation: Some(OperationNum(6)), ..FAILED }), Step::Ask);
+        assert_eq!(step(Kind::Retry, Some(Status::Failed), None), skipped);
+        for status in [Status::Pending, Status::Success, Status::Cancelled] {
+            assert_eq!(retry(Shown { status, ..FAILED }), skipped);
+        }
+        assert_eq!(retry(Shown { is_due_again: true, ..FAILED }), skipped);
+        assert_eq!(retry(Shown { attempts: MAX_ATTEMPT, ..FAILED }), skipped);
+        let purge = |status| step(Kind::Purge, Some(Status::Pending), Some(Shown { status, ..FAILED }));
+        let ended = [Status::Success, Status::Failed, Status::Cancelled].map(purge);
+        assert_eq!((purge(Status::Pending), ended), (Step::Ask, [skipped; 3]));
+        assert_eq!(step(Kind::Purge, Some(Status::Pending), None), Step::Ask);
+        assert_eq!((step(Kind::Owe, None, None), step(Kind::Owe, None, Some(FAILED))), (Step::Ask, skipped));
     }
 
     #[test]
     fn patterns_admit_types_as_subscriptions_do() {
-        let admits = |events: &[&str], kind: &str| {
-            let events = events.iter().map(|event| (*event).to_owned()).collect();
-            let selection = Selection {
-                webhooks: Vec::new(),
-                since: None,
-                until: UnixMillis(0),
-                status: Some(Status::Failed),
-                outcome: None,
-                status_code: None,
-                events,
-            };
-            selection.admits(kind)
-        };
+        let admits = |events: &[&str], kind: &str| operation(Kind::Retry, None, events).selection.admits(kind);
         assert!(admits(&[], "a") && admits(&["*"], "a.b") && admits(&["b", "a.*"], "a.b.c") && admits(&["a.b"], "a.b"));
         assert!(!admits(&["a.*"], "a") && !admits(&["a"], "a.b") && !admits(&["a.*"], "ab.c"));
     }

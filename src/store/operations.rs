@@ -9,17 +9,16 @@ use sea_orm::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::domain::delivery::{Status, Trigger};
+use crate::domain::delivery::Status;
 use crate::domain::id::{DeliveryId, EventSeq, OperationId, OperationNum, TenantNum, WebhookId, WebhookNum};
 use crate::domain::moment::UnixMillis;
-use crate::domain::operation::{Counts, DEFAULT_RATE, ItemState, Kind, Operation, Progress, Selection, Shown};
+use crate::domain::operation::{Counts, DEFAULT_RATE, Item, ItemState, Kind, Operation, Progress, Selection, Shown};
 use crate::domain::outcome::OutcomeKind;
 
 use super::audit::{self, Action, Author, Deed};
 use super::decode::json;
 use super::dialect;
 use super::idempotency::Once;
-use super::webhooks::NewWebhook;
 use super::{Page, Store, StoreError};
 
 /// How long the items of an operation that has ended are kept.
@@ -43,18 +42,17 @@ pub struct NewOperation {
 const START_OVERLAP_MS: i64 = 5000;
 
 impl NewOperation {
-    /// Owes a new webhook the events since `since` that match.
-    pub(super) fn start_of(webhook: &NewWebhook, since: UnixMillis) -> Self {
+    /// Owes a webhook that is made at `created_at` the events since `since` that match.
+    pub(super) fn start_of(tenant: TenantNum, webhook: WebhookId, created_at: UnixMillis, since: UnixMillis) -> Self {
         let selection = Selection {
-            webhooks: vec![webhook.id],
+            webhooks: vec![webhook],
             since: Some(since),
-            until: UnixMillis(webhook.created_at.0 + START_OVERLAP_MS),
+            until: UnixMillis(created_at.0 + START_OVERLAP_MS),
             status: None,
             outcome: None,
             status_code: None,
             events: Vec::new(),
         };
-        let (tenant, created_at) = (webhook.tenant, webhook.created_at);
         Self { id: OperationId::generate(), tenant, kind: Kind::Owe, selection, rate: DEFAULT_RATE, created_at }
     }
 
@@ -159,29 +157,34 @@ pub(super) fn item_state_of(code: i16) -> Result<ItemState, StoreError> {
 }
 
 #[derive(Debug, FromQueryResult)]
-struct ShownRow {
+struct ItemRow {
     event_seq: i64,
-    status: i16,
-    attempts: i16,
+    attempt: Option<i16>,
+    outcome: Option<i16>,
+    status: Option<i16>,
+    attempts: Option<i16>,
     manual_from: Option<i16>,
     operation: Option<i64>,
-    reason: Option<i16>,
-    outcome: Option<i16>,
 }
 
-impl TryFrom<ShownRow> for Shown {
+impl TryFrom<ItemRow> for Item {
     type Error = StoreError;
 
-    fn try_from(row: ShownRow) -> Result<Self, StoreError> {
-        let was_replay = row.reason == Some(Trigger::Replay.code());
-        let status = Status::from_code(row.status).ok_or_else(|| StoreError::unreadable("status", row.status))?;
-        Ok(Self {
-            event: EventSeq(row.event_seq),
+    fn try_from(row: ItemRow) -> Result<Self, StoreError> {
+        let unknown = |what: &'static str, code: i16| StoreError::unreadable(what, code);
+        let outcome = row.outcome.map(|code| OutcomeKind::from_code(code).ok_or_else(|| unknown("outcome", code)));
+        let status = row.status.map(|code| Status::from_code(code).ok_or_else(|| unknown("status", code)));
+        let shown = |status| Shown {
             status,
-            attempts: row.attempts.cast_unsigned(),
+            attempts: row.attempts.unwrap_or_default().cast_unsigned(),
             operation: row.operation.map(OperationNum),
             is_due_again: row.manual_from.is_some(),
-            replayed: row.outcome.filter(|_| was_replay).and_then(OutcomeKind::from_code),
+        };
+        Ok(Self {
+            event: EventSeq(row.event_seq),
+            was_asked_for: row.attempt.is_some(),
+            outcome: outcome.transpose()?,
+            delivery: status.transpose()?.map(shown),
         })
     }
 }
@@ -220,6 +223,23 @@ pub(super) async fn insert<C: ConnectionTrait>(
     };
     audit::enter(on, by, Deed::new(Action::CreateOperation, Some(tenant), id), created_at).await?;
     Operation::try_from(row.insert(on).await?)
+}
+
+/// Items that have not ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ToDo {
+    All,
+    /// Those for which an attempt was asked for.
+    AskedFor,
+}
+
+impl ToDo {
+    fn condition(self) -> &'static str {
+        match self {
+            Self::All => "state = 0",
+            Self::AskedFor => "state = 0 AND attempt IS NOT NULL",
+        }
+    }
 }
 
 /// What a person changes about an operation.
@@ -299,7 +319,6 @@ impl Store {
                 (OperationChange::Resume, Progress::Paused) => row.state = Set(Progress::Running.code()),
                 (OperationChange::Cancel, progress) if !progress.is_final() => {
                     row.state = Set(Progress::Cancelled.code());
-                    row.finished_at = Set(Some(now.0));
                 }
                 _ => return Ok(None),
             }
@@ -370,65 +389,100 @@ impl Store {
         .await
     }
 
-    /// Ends the operation if it runs and none of its items is to be done any more. Answers whether it has ended.
+    /// Ends the operation if it runs and none of its items is to be done any more, or if it was cancelled and what it has
+    /// asked for has ended. Answers whether it is done.
     pub async fn finish_operation(&self, operation: OperationNum, now: UnixMillis) -> Result<bool, StoreError> {
-        let sql = format!(
-            "UPDATE operation SET state = {}, finished_at = $1 WHERE num = $2 AND state = {} \
-             AND NOT EXISTS (SELECT 1 FROM operation_item WHERE operation = $2 AND state = 0)",
-            Progress::Done.code(),
-            Progress::Running.code()
-        );
-        let statement = Statement::from_sql_and_values(self.backend(), sql, [now.0.into(), operation.0.into()]);
-        self.write(async |on| Ok(on.execute_raw(statement).await?.rows_affected() > 0)).await
+        let ends = |from: Progress, to: Progress, left: ToDo| {
+            let sql = format!(
+                "UPDATE operation SET state = {}, finished_at = $1 WHERE num = $2 AND state = {} AND finished_at IS NULL \
+                 AND NOT EXISTS (SELECT 1 FROM operation_item WHERE operation = $2 AND {})",
+                to.code(),
+                from.code(),
+                left.condition()
+            );
+            Statement::from_sql_and_values(self.backend(), sql, [now.0.into(), operation.0.into()])
+        };
+        self.write(async |on| {
+            on.execute_raw(ends(Progress::Cancelled, Progress::Cancelled, ToDo::AskedFor)).await?;
+            let done = on.execute_raw(ends(Progress::Running, Progress::Done, ToDo::All)).await?;
+            Ok(done.rows_affected() > 0)
+        })
+        .await
     }
 
-    /// The webhooks for which the operation has items to do.
-    pub async fn webhooks_to_do(&self, operation: OperationNum) -> Result<Vec<WebhookNum>, StoreError> {
-        let sql = "WITH RECURSIVE found(num) AS (\
-                       SELECT MIN(webhook_num) FROM operation_item WHERE operation = $1 AND state = 0 \
-                       UNION ALL SELECT (SELECT MIN(webhook_num) FROM operation_item \
-                           WHERE operation = $1 AND state = 0 AND webhook_num > found.num) \
-                       FROM found WHERE found.num IS NOT NULL) \
-                   SELECT num FROM found WHERE num IS NOT NULL";
+    /// The webhooks for which the operation has items to do: all, or those that were asked for. A row that cannot be read
+    /// is passed over.
+    pub async fn webhooks_to_do(&self, operation: OperationNum, which: ToDo) -> Result<Vec<WebhookNum>, StoreError> {
+        let to_do = format!("operation = $1 AND {}", which.condition());
+        let sql = format!(
+            "WITH RECURSIVE found(num) AS (\
+                 SELECT MIN(webhook_num) FROM operation_item WHERE {to_do} \
+                 UNION ALL SELECT (SELECT MIN(webhook_num) FROM operation_item \
+                     WHERE {to_do} AND webhook_num > found.num) \
+                 FROM found WHERE found.num IS NOT NULL) \
+             SELECT num FROM found WHERE num IS NOT NULL"
+        );
         let statement = Statement::from_sql_and_values(self.backend(), sql, [operation.0.into()]);
-        let rows = NumRow::find_by_statement(statement).all(self.readers()).await?;
+        let rows: Vec<NumRow> = self.all_readable(self.readers(), ("operation_item", &["num"]), statement).await?;
         Ok(rows.into_iter().map(|row| WebhookNum(row.num)).collect())
     }
 
-    /// Items of a webhook that are to be done, oldest event first, after `after`.
+    /// Items of a webhook that are to be done, oldest event first, after `after`. A row that cannot be read is passed
+    /// over.
     pub async fn items_to_do(
         &self,
         operation: OperationNum,
         webhook: WebhookNum,
         after: EventSeq,
-        limit: u64,
+        (which, limit): (ToDo, u64),
     ) -> Result<Vec<EventSeq>, StoreError> {
-        let sql = "SELECT event_seq AS num FROM operation_item WHERE operation = $1 AND state = 0 \
-                   AND webhook_num = $2 AND event_seq > $3 ORDER BY event_seq LIMIT $4";
+        let sql = format!(
+            "SELECT event_seq AS num FROM operation_item WHERE operation = $1 AND {} \
+             AND webhook_num = $2 AND event_seq > $3 ORDER BY event_seq LIMIT $4",
+            which.condition()
+        );
         let values = [operation.0.into(), webhook.0.into(), after.0.into(), limit.cast_signed().into()];
         let statement = Statement::from_sql_and_values(self.backend(), sql, values);
-        let rows = NumRow::find_by_statement(statement).all(self.readers()).await?;
+        let rows: Vec<NumRow> = self.all_readable(self.readers(), ("operation_item", &["num"]), statement).await?;
         Ok(rows.into_iter().map(|row| EventSeq(row.num)).collect())
     }
 
-    /// What the deliveries of these events to a webhook show. Those without a row that can be read are missing.
-    pub async fn shown(&self, webhook: WebhookNum, events: &[EventSeq]) -> Result<Vec<Shown>, StoreError> {
+    /// The items of these events to a webhook, with their deliveries. One that cannot be read is missing.
+    pub async fn items(
+        &self,
+        operation: OperationNum,
+        webhook: WebhookNum,
+        events: &[EventSeq],
+    ) -> Result<Vec<Item>, StoreError> {
         let backend = self.backend();
         let sql = format!(
-            "SELECT d.event_seq, d.status, d.attempts, d.manual_from, d.operation, a.reason, a.outcome FROM delivery d \
-             LEFT JOIN attempt a ON a.event_seq = d.event_seq AND a.webhook_num = d.webhook_num AND a.number = d.attempts \
-             WHERE d.webhook_num = $1 AND {}",
-            dialect::is_any_of(backend, "d.event_seq", "$2")
+            "SELECT i.event_seq, i.attempt, a.outcome, d.status, d.attempts, d.manual_from, d.operation \
+             FROM operation_item i \
+             LEFT JOIN delivery d ON d.event_seq = i.event_seq AND d.webhook_num = i.webhook_num \
+             LEFT JOIN attempt a ON a.event_seq = i.event_seq AND a.webhook_num = i.webhook_num AND a.number = i.attempt \
+             WHERE i.operation = $1 AND i.webhook_num = $2 AND {}",
+            dialect::is_any_of(backend, "i.event_seq", "$3")
         );
         let events = dialect::numbers(backend, events.iter().map(|event| event.0));
-        let statement = Statement::from_sql_and_values(backend, sql, [webhook.0.into(), events]);
-        let key = ("delivery", &["event_seq"][..]);
-        let rows: Vec<ShownRow> = self.all_readable(self.engine_readers(), key, statement).await?;
+        let statement = Statement::from_sql_and_values(backend, sql, [operation.0.into(), webhook.0.into(), events]);
+        let rows: Vec<ItemRow> =
+            self.all_readable(self.engine_readers(), ("delivery", &["event_seq"]), statement).await?;
         let mut found = Vec::with_capacity(rows.len());
         for row in rows {
-            found.extend(self.if_readable("delivery", row.event_seq, Shown::try_from(row))?);
+            found.extend(self.if_readable("delivery", row.event_seq, Item::try_from(row))?);
         }
         Ok(found)
+    }
+
+    /// Which of these events have a delivery to the webhook.
+    pub async fn delivered(&self, webhook: WebhookNum, events: &[EventSeq]) -> Result<Vec<EventSeq>, StoreError> {
+        let backend = self.backend();
+        let is_one = dialect::is_any_of(backend, "event_seq", "$2");
+        let sql = format!("SELECT event_seq AS num FROM delivery WHERE webhook_num = $1 AND {is_one}");
+        let events = dialect::numbers(backend, events.iter().map(|event| event.0));
+        let statement = Statement::from_sql_and_values(backend, sql, [webhook.0.into(), events]);
+        let rows = NumRow::find_by_statement(statement).all(self.readers()).await?;
+        Ok(rows.into_iter().map(|row| EventSeq(row.num)).collect())
     }
 
     /// Notes how items have ended, and counts those that had not ended before.

@@ -162,7 +162,8 @@ impl Store {
             audit::enter(on, by, deed, new.created_at).await?;
             config_changes::note(on, Change::Webhook(WebhookNum(row.num))).await?;
             if let Some(since) = new.start_from {
-                operations::insert(on, NewOperation::start_of(&new, since), by).await?;
+                let start = NewOperation::start_of(new.tenant, new.id, new.created_at, since);
+                operations::insert(on, start, by).await?;
             }
             self.webhook_of(row)
         })

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::client::Client;
+use crate::support::client::{Client, try_send};
 use crate::support::databases::{On, on_both};
 use crate::support::fact;
 use crate::support::fleet::{Fleet, make_hooks};
@@ -241,6 +241,74 @@ async fn an_operation_goes_on_after_a_crash_and_sends_nothing_more_often_than_th
     assert!(succeeded.len() == 60 && succeeded.iter().all(|delivery| delivery["attempts"] == 2), "{succeeded:?}");
 }
 
+on_both!(operations_over_the_same_deliveries_send_what_they_count);
+async fn operations_over_the_same_deliveries_send_what_they_count() {
+    let failed = Failed::new(20).await;
+    let ask = json!({"kind": "retry", "ratePerSecond": 1000});
+    let mut begun = Vec::new();
+    for _ in 0..5 {
+        begun.push(failed.begin(&ask).await);
+    }
+    let mut sent = 0;
+    for id in &begun {
+        let [matched, done, success, fails, _] = counts(&failed.done(id).await);
+        assert_eq!((done, success), (matched, 0));
+        sent += fails;
+    }
+    assert_eq!(failed.hook.requests().len() as u64 - 20, sent);
+    assert!(failed.sent().values().all(|times| *times <= 6), "{:?}", failed.sent());
+}
+
+on_both!(what_others_have_sent_or_cancelled_meanwhile_is_skipped);
+async fn what_others_have_sent_or_cancelled_meanwhile_is_skipped() {
+    let failed = Failed::new(12).await;
+    let id = failed.begin(&json!({"kind": "retry", "ratePerSecond": 1})).await;
+    failed.when(&id, "it runs", |operation| operation["state"] == "running").await;
+    failed.client().act(&format!("/operations/{id}/pause")).await.expect(200);
+    failed.accept_from_now_on();
+    let other = failed.begin(&json!({"kind": "retry", "ratePerSecond": 1000})).await;
+    let [_, _, by_other, failed_by_other, _] = counts(&failed.done(&other).await);
+    failed.client().patch(&format!("/operations/{id}"), &json!({"ratePerSecond": 1000})).await.expect(200);
+    failed.client().act(&format!("/operations/{id}/resume")).await.expect(200);
+    let [matched, _, success, fails, skipped] = counts(&failed.done(&id).await);
+    assert!(matched == 12 && skipped >= 10 && success + fails + skipped == 12);
+    assert_eq!(failed.hook.requests().len() as u64, 12 + success + fails + by_other + failed_by_other);
+
+    failed.client().act(&failed.hook.path("/pause")).await.expect(200);
+    for _ in 0..6 {
+        failed.world.publish("call.ended").await;
+    }
+    failed.has("pending", 6).await;
+    let purges = [failed.begin(&json!({"kind": "purge"})).await, failed.begin(&json!({"kind": "purge"})).await];
+    let mut cancelled = 0;
+    for id in &purges {
+        cancelled += counts(&failed.done(id).await)[2];
+    }
+    assert_eq!(cancelled, 6, "each was cancelled by one of them");
+}
+
+on_both!(what_a_cancelled_operation_had_asked_for_is_counted_although_the_server_was_killed);
+async fn what_a_cancelled_operation_had_asked_for_is_counted_although_the_server_was_killed() {
+    let mut failed = Failed::new(10).await;
+    failed.client().act(&failed.hook.path("/pause")).await.expect(200);
+    let id = failed.begin(&json!({"kind": "retry", "ratePerSecond": 1000})).await;
+    failed.has("pending", 4).await;
+    failed.client().act(&format!("/operations/{id}/cancel")).await.expect(200);
+    failed.world.kill();
+    failed.world.ended().await;
+    failed.world.restart().await;
+    failed.accept_from_now_on();
+    // A node that has just started may have to take over the webhook first.
+    let resumes = async || {
+        let call = failed.client().call(reqwest::Method::POST, &failed.hook.path("/resume"));
+        (try_send(call).await.ok()?.status == 200).then_some(())
+    };
+    fact::until_within(PATIENCE, "the webhook is resumed", resumes).await;
+    let ended = failed.when(&id, "what was asked for is counted", |it| it["finishedAt"].is_string()).await;
+    assert_eq!((counts(&ended), &ended["state"]), ([10, 4, 4, 0, 0], &json!("cancelled")));
+    assert_eq!(failed.hook.requests().len(), 14);
+}
+
 on_both!(a_webhook_is_owed_what_it_has_missed_once);
 async fn a_webhook_is_owed_what_it_has_missed_once() {
     let (world, first) = World::with_webhook(Receiver::ok()).await;
@@ -341,6 +409,7 @@ async fn what_cannot_be_an_operation_is_refused_with_what_would_be_accepted() {
     assert_eq!(refused(json!({"kind": "purge", "status": "failed"})).await, ["/status"]);
     assert_eq!(refused(json!({"kind": "retry", "ratePerSecond": 0})).await, ["/ratePerSecond"]);
     assert_eq!(refused(json!({"kind": "retry", "webhookIds": []})).await, ["/webhookIds"]);
+    assert_eq!(refused(json!({"kind": "purge", "webhookIds": null})).await, ["/webhookIds"]);
     assert_eq!(refused(json!({"kind": "retry", "webhookIds": ["evt_1"]})).await, ["/webhookIds/0"]);
     assert_eq!(refused(json!({"kind": "retry", "events": ["a", "b*"]})).await, ["/events/1"]);
     let times = json!({"kind": "retry", "since": "2026-01-02T00:00:00Z", "until": "2026-01-01T00:00:00Z"});

@@ -133,7 +133,8 @@ impl Input for OperationInput {
     fn read(reader: &mut Reader<'_, '_>) -> Option<Self> {
         let webhook_ids = reader.list("webhookIds", &(1..=MAX_WEBHOOKS), webhook_id);
         let kind = reader.required("kind", kind);
-        if kind == Some(Kind::Owe) {
+        reader.demand_if_null("webhookIds", &webhook_ids);
+        if kind == Some(Kind::Owe) && !webhook_ids.is_given() {
             reader.demand("webhookIds", &webhook_ids);
         }
         Some(Self { asked: Asked::of_kind(reader, kind)?, webhook_ids: webhook_ids.value().unwrap_or_default() })

@@ -112,8 +112,7 @@ impl Subscriber {
             |(seq, kind): &&(EventSeq, String)| is_any_for(&self.subscriptions, kind) && !self.owed.contains(seq);
         let matching: Vec<&(EventSeq, String)> = events.iter().filter(is_for).collect();
         let seqs: Vec<EventSeq> = matching.iter().map(|(seq, _)| *seq).collect();
-        let recorded: HashSet<EventSeq> =
-            store.shown(self.num, &seqs).await?.into_iter().map(|shown| shown.event).collect();
+        let recorded: HashSet<EventSeq> = store.delivered(self.num, &seqs).await?.into_iter().collect();
         let missing = matching.into_iter().filter(|(seq, _)| !recorded.contains(seq));
         let delivery = |(seq, kind): &(EventSeq, String)| {
             without_row(DeliveryId { event: *seq, webhook: self.num }, self.id, kind.clone())

@@ -4,12 +4,16 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
+
 use super::pace::{Bucket, Window};
 use super::*;
+use crate::domain::delivery::Status;
 use crate::domain::id::{EventSeq, OperationNum, WebhookNum};
-use crate::domain::operation::{ItemState, Progress, Shown, Step, next_step};
+use crate::domain::operation::{Item, ItemState, Progress, Step};
 use crate::engine::EngineError;
 use crate::journal::Record;
+use crate::store::operations::ToDo;
 
 /// Pause between two turns while an operation runs.
 const TURN: Duration = Duration::from_millis(50);
@@ -19,6 +23,12 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// Items of a webhook that are read at once.
 const PAGE: u64 = 256;
+
+/// Deliveries of one webhook that a turn cancels.
+const CANCELLED_A_TURN: usize = 128;
+
+/// No event has this key.
+const BEFORE_ALL: EventSeq = EventSeq(-1);
 
 /// Webhooks at which a turn asks for attempts.
 const WEBHOOKS_A_TURN: usize = 64;
@@ -52,6 +62,8 @@ struct Work {
     read_to: EventSeq,
     /// Everything was read.
     is_read: bool,
+    /// What was asked for before this node began is known.
+    is_begun: bool,
     /// Asked for, and not ended.
     asked_for: BTreeSet<EventSeq>,
     window: Window,
@@ -61,8 +73,9 @@ impl Work {
     fn new() -> Self {
         Self {
             to_do: VecDeque::new(),
-            read_to: EventSeq(-1),
+            read_to: BEFORE_ALL,
             is_read: false,
+            is_begun: false,
             asked_for: BTreeSet::new(),
             window: Window::new(),
         }
@@ -125,16 +138,15 @@ impl Runner {
     async fn look(&mut self, now: Instant) -> Result<(), EngineError> {
         let (store, host) = (&self.engine.inner.store, &self.engine.inner.context.host);
         let open = store.open_operations().await?;
-        self.running.retain(|num, running| {
-            let is_open = open.iter().any(|operation| operation.num == *num);
-            is_open || running.ends_what_was_asked_for()
-        });
+        self.running.retain(|num, _| open.iter().any(|operation| operation.num == *num));
         for operation in open {
-            if !matches!(operation.progress, Progress::Running | Progress::Paused) {
-                continue;
-            }
-            let to_do = store.webhooks_to_do(operation.num).await?;
-            if to_do.is_empty() && operation.progress == Progress::Running {
+            let which = match operation.progress {
+                Progress::Running | Progress::Paused => ToDo::All,
+                Progress::Cancelled => ToDo::AskedFor,
+                Progress::Counting | Progress::Done | Progress::Failed => continue,
+            };
+            let to_do = store.webhooks_to_do(operation.num, which).await?;
+            if to_do.is_empty() && operation.progress != Progress::Paused {
                 if store.finish_operation(operation.num, host.now()).await? {
                     tracing::info!(operation = %operation.id, kind = operation.kind.as_str(), "operation done");
                 }
@@ -157,17 +169,6 @@ impl Runner {
 }
 
 impl Running {
-    /// The operation was cancelled: what was asked for still ends, and nothing more is asked for.
-    fn ends_what_was_asked_for(&mut self) -> bool {
-        self.operation.progress = Progress::Cancelled;
-        self.work.retain(|_, work| {
-            work.to_do.clear();
-            work.is_read = true;
-            !work.asked_for.is_empty()
-        });
-        !self.work.is_empty()
-    }
-
     /// Takes over the webhooks that this node serves now, and forgets the others.
     fn take_over(&mut self, engine: &Engine, to_do: &[WebhookNum]) {
         let shard_set = &engine.inner.context.shard_set;
@@ -196,7 +197,7 @@ impl Running {
         for webhook in self.in_turn() {
             let Some(work) = self.work.get_mut(&webhook) else { continue };
             let may_ask = if room > 0 { allowed } else { 0 };
-            if work.asked_for.is_empty() && may_ask == 0 {
+            if work.asked_for.is_empty() && work.is_begun && may_ask == 0 {
                 continue;
             }
             let Turn { asked, ended: of_webhook } = work.turn(engine, &self.operation, webhook, may_ask).await?;
@@ -234,6 +235,11 @@ impl Work {
         allowed: usize,
     ) -> Result<Turn, EngineError> {
         let mut turn = Turn::default();
+        if !self.is_begun {
+            let which = (ToDo::AskedFor, PAGE);
+            self.asked_for.extend(engine.inner.store.items_to_do(operation.num, webhook, BEFORE_ALL, which).await?);
+            self.is_begun = true;
+        }
         let asked_before = self.asked_for.len();
         if asked_before > 0 {
             let events: Vec<EventSeq> = self.asked_for.iter().copied().collect();
@@ -253,7 +259,10 @@ impl Work {
             }
             self.window.note(asked_before, self.asked_for.len());
         }
-        let may_ask = self.window.room(self.asked_for.len()).min(allowed);
+        // A cancellation makes no request.
+        let room =
+            if operation.kind == Kind::Purge { CANCELLED_A_TURN } else { self.window.room(self.asked_for.len()) };
+        let may_ask = room.min(allowed);
         if may_ask > 0 {
             self.ask(engine, operation, webhook, may_ask, &mut turn).await?;
         }
@@ -269,7 +278,7 @@ impl Work {
         turn: &mut Turn,
     ) -> Result<(), EngineError> {
         if self.to_do.is_empty() && !self.is_read {
-            let read = engine.inner.store.items_to_do(operation.num, webhook, self.read_to, PAGE).await?;
+            let read = engine.inner.store.items_to_do(operation.num, webhook, self.read_to, (ToDo::All, PAGE)).await?;
             self.is_read = (read.len() as u64) < PAGE;
             self.read_to = read.last().copied().unwrap_or(self.read_to);
             self.to_do.extend(read);
@@ -279,22 +288,30 @@ impl Work {
             (Kind::Owe, Some(last)) => engine.inner.store.owed_only_by_fanout(webhook, *last).await?,
             _ => Vec::new(),
         };
+        let mut asked = Vec::new();
         for (event, step) in steps(engine, operation, webhook, &next).await? {
-            let id = DeliveryId { event, webhook };
             match step {
                 Step::Wait => drop(self.asked_for.insert(event)),
-                Step::End(state) => turn.ended.push((id, state)),
+                Step::End(state) => turn.ended.push((DeliveryId { event, webhook }, state)),
                 // A fan-out owes it by now.
-                Step::Ask if owed.contains(&event) => turn.ended.push((id, ItemState::Skipped)),
-                Step::Ask => match carry_out(engine, operation, id).await {
-                    Ok(()) => {
-                        turn.asked += 1;
-                        self.asked_for.insert(event);
-                    }
-                    // It is being sent; its next turn comes later.
-                    Err(EngineError::InFlight) => self.to_do.push_back(event),
-                    Err(error) => return Err(error),
-                },
+                Step::Ask if owed.contains(&event) => {
+                    turn.ended.push((DeliveryId { event, webhook }, ItemState::Skipped));
+                }
+                Step::Ask => asked.push(event),
+            }
+        }
+        turn.asked = asked.len();
+        match operation.kind {
+            Kind::Retry | Kind::Owe => {
+                for event in asked {
+                    ask_for(engine, operation, DeliveryId { event, webhook }).await?;
+                    self.asked_for.insert(event);
+                }
+            }
+            Kind::Purge => {
+                let (ended, in_flight) = cancel(engine, operation, webhook, asked).await?;
+                turn.ended.extend(ended);
+                self.to_do.extend(in_flight);
             }
         }
         Ok(())
@@ -308,31 +325,51 @@ async fn steps(
     webhook: WebhookNum,
     events: &[EventSeq],
 ) -> Result<Vec<(EventSeq, Step)>, EngineError> {
-    let shown = engine.inner.store.shown(webhook, events).await?;
-    let shown: BTreeMap<EventSeq, Shown> = shown.into_iter().map(|shown| (shown.event, shown)).collect();
+    let items = engine.inner.store.items(operation.num, webhook, events).await?;
     let sendable = engine.inner.store.events_with_payload(events).await?;
-    let step = |event: &EventSeq| match next_step(operation.kind, operation.num, shown.get(event)) {
+    let step = |item: Item| match operation.next_step(&item) {
         // Its event was deleted for its age, or its payload was erased.
-        Step::Ask if operation.kind != Kind::Purge && !sendable.contains(event) => {
-            (*event, Step::End(ItemState::Skipped))
+        Step::Ask if operation.kind != Kind::Purge && !sendable.contains(&item.event) => {
+            (item.event, Step::End(ItemState::Skipped))
         }
-        step => (*event, step),
+        step => (item.event, step),
     };
-    Ok(events.iter().map(step).collect())
+    Ok(items.into_iter().map(step).collect())
 }
 
-async fn carry_out(engine: &Engine, operation: &Operation, id: DeliveryId) -> Result<(), EngineError> {
-    match operation.kind {
-        Kind::Retry => {
-            let at = engine.inner.context.host.now();
-            let record = Record::Retry { id, at, operation: Some(operation.num) };
-            Ok(engine.inner.journal.record(record).await?)
+/// Records that the operation asks for an attempt.
+async fn ask_for(engine: &Engine, operation: &Operation, id: DeliveryId) -> Result<(), EngineError> {
+    let (at, num) = (engine.inner.context.host.now(), operation.num);
+    let record = match operation.kind {
+        Kind::Owe => Record::Owe { id, at, operation: num },
+        Kind::Retry | Kind::Purge => Record::Retry { id, at, operation: Some(num) },
+    };
+    Ok(engine.inner.journal.record(record).await?)
+}
+
+/// Cancels deliveries, which share commits. Answers how their items have ended, and which deliveries are being sent: their
+/// turn comes again.
+async fn cancel(
+    engine: &Engine,
+    operation: &Operation,
+    webhook: WebhookNum,
+    events: Vec<EventSeq>,
+) -> Result<(Vec<(DeliveryId, ItemState)>, Vec<EventSeq>), EngineError> {
+    let ops = engine.ops();
+    let calls = events.iter().map(|event| ops.cancel(DeliveryId { event: *event, webhook }));
+    let mut in_flight = Vec::new();
+    for (event, called) in events.iter().zip(join_all(calls).await) {
+        match called {
+            Ok(()) => {}
+            Err(EngineError::InFlight) => in_flight.push(*event),
+            Err(error) => return Err(error),
         }
-        Kind::Owe => {
-            let at = engine.inner.context.host.now();
-            let record = Record::Owe { id, at, operation: operation.num };
-            Ok(engine.inner.journal.record(record).await?)
-        }
-        Kind::Purge => engine.ops().cancel(id).await,
     }
+    let items = engine.inner.store.items(operation.num, webhook, &events).await?;
+    let is_cancelled = |item: &Item| item.delivery.is_some_and(|shown| shown.status == Status::Cancelled);
+    let ended = items.iter().filter(|item| !in_flight.contains(&item.event)).map(|item| {
+        let state = if is_cancelled(item) { ItemState::Success } else { ItemState::Skipped };
+        (DeliveryId { event: item.event, webhook }, state)
+    });
+    Ok((ended.collect(), in_flight))
 }

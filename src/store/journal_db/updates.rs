@@ -11,6 +11,7 @@ use crate::store::journal_db::rows::{Change, Update, Updated};
 struct RetriedRow {
     manual_from: i16,
     manual_next_at: Option<i64>,
+    attempts: i16,
 }
 
 pub(super) async fn run<C: ConnectionTrait>(update: Update, on: &C, updated: &mut Updated) -> Result<(), DbErr> {
@@ -55,10 +56,13 @@ async fn retry<C: ConnectionTrait>(
     let sql = "UPDATE delivery SET manual_from = status, manual_next_at = next_at, status = 0, next_at = $1, \
                    operation = $4 \
                WHERE event_seq = $2 AND webhook_num = $3 AND manual_from IS NULL \
-               RETURNING manual_from, manual_next_at";
+               RETURNING manual_from, manual_next_at, attempts";
     let values = [at.0.into(), id.event.0.into(), id.webhook.0.into(), operation.map(|num| num.0).into()];
     let statement = Statement::from_sql_and_values(on.get_database_backend(), sql, values);
     let Some(row) = RetriedRow::find_by_statement(statement).one(on).await? else { return Ok(None) };
+    if let Some(operation) = operation {
+        note_attempt(on, operation, id, row.attempts + 1).await?;
+    }
     let hastened = |at| Change::Hastened { id, next_at: UnixMillis(at) };
     Ok(if row.manual_from == 0 { row.manual_next_at.map(hastened) } else { Some(Change::Again(id)) })
 }
@@ -78,5 +82,22 @@ async fn owe<C: ConnectionTrait>(
                FROM event WHERE seq = $1 ON CONFLICT DO NOTHING";
     let values = [id.event.0.into(), id.webhook.0.into(), at.0.into(), operation.0.into()];
     let statement = Statement::from_sql_and_values(on.get_database_backend(), sql, values);
-    Ok(on.execute_raw(statement).await?.rows_affected() > 0)
+    let is_new = on.execute_raw(statement).await?.rows_affected() > 0;
+    if is_new {
+        note_attempt(on, operation, id, 1).await?;
+    }
+    Ok(is_new)
+}
+
+/// Notes which attempt an item's operation has asked for.
+async fn note_attempt<C: ConnectionTrait>(
+    on: &C,
+    operation: OperationNum,
+    id: DeliveryId,
+    number: i16,
+) -> Result<(), DbErr> {
+    let sql = "UPDATE operation_item SET attempt = $4 WHERE operation = $1 AND webhook_num = $2 AND event_seq = $3";
+    let values = [operation.0.into(), id.webhook.0.into(), id.event.0.into(), number.into()];
+    on.execute_raw(Statement::from_sql_and_values(on.get_database_backend(), sql, values)).await?;
+    Ok(())
 }
