@@ -326,15 +326,15 @@ impl Engine {
             arbiters,
         };
         let engine = Self { inner: Arc::new(inner) };
-        engine.spawn_tasks(local_network);
-        engine.spawn_sweeper(config.retention);
+        engine.spawn_tasks(local_network, config.retention);
         engine.spawn_cluster_tasks(&running.remote_shards);
         engine.follow_config(position);
         engine.inner.cluster.wait_converged().await;
         Ok(engine)
     }
 
-    fn spawn_tasks(&self, local_network: LocalNetwork) {
+    fn spawn_tasks(&self, local_network: LocalNetwork, retention: Retention) {
+        self.spawn_sweeper(retention);
         self.spawn_operations();
         let inner = &self.inner;
         let stopping = inner.stopping.clone();

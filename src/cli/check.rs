@@ -52,7 +52,7 @@ async fn say_space(store: &Store, compact: bool) -> Result<(), CliError> {
     let Ok(Some(FreeSpace { free_pages, all_pages, page_bytes, can_shrink })) = store.free_space().await else {
         return Ok(());
     };
-    let mib = |pages: u64| pages * page_bytes >> 20;
+    let mib = |pages: u64| (pages * page_bytes) >> 20;
     say(format_args!("space: {} MiB, of which {} MiB are free", mib(all_pages), mib(free_pages)));
     if !can_shrink {
         say(

@@ -253,7 +253,7 @@ async fn a_path_says_which_methods_it_takes() {
         if methods.contains("GET") {
             methods.insert("HEAD".to_owned());
         }
-        let path = path.replace('{', "").replace('}', "");
+        let path = path.replace(['{', '}'], "");
         let told = send(world.anyone().root(Method::OPTIONS, &path)).await;
         let refused = send(world.anyone().root(Method::TRACE, &path)).await;
         assert_eq!((told.status, told.text.as_str()), (204, ""), "{path}");

@@ -5,7 +5,7 @@ use super::exposition::{Exposition, Format, Kind};
 use super::process;
 use crate::api::request_figures::RouteFigures;
 use crate::domain::moment::UnixMillis;
-use crate::engine::{Backlog, DurationFigures, EngineFigures};
+use crate::engine::{Backlog, BulkheadView, DurationFigures, EngineFigures};
 use crate::store::TimingFigures;
 use crate::store::gauges::DatabaseGauges;
 
@@ -89,24 +89,26 @@ fn write_engine(page: &mut Exposition, figures: &EngineFigures) {
     gauge("posthaste_webhooks_backlogged", "Webhooks that this node owes something", *backlogged);
     gauge("posthaste_payload_bytes", "Event payloads in memory, in bytes", payload_bytes.0);
     gauge("posthaste_payload_budget_bytes", "Bytes of payloads above which deliveries wait as rows", payload_bytes.1);
-    gauge("posthaste_attempts_in_flight", "Requests being made", permits.in_use());
-    gauge("posthaste_permits_healthy", "Permits for healthy endpoints", permits.healthy.places);
-    gauge("posthaste_permits_healthy_in_use", "Permits for healthy endpoints in use", permits.healthy.in_use);
-    gauge("posthaste_permits_healthy_waiting", "Requests to healthy endpoints that wait", permits.healthy.waiting);
-    gauge("posthaste_permits_ailing", "Permits for failing or slow endpoints", permits.ailing.places);
-    gauge("posthaste_permits_ailing_in_use", "Permits for failing or slow endpoints in use", permits.ailing.in_use);
-    gauge(
-        "posthaste_permits_ailing_waiting",
-        "Requests to failing or slow endpoints that wait",
-        permits.ailing.waiting,
-    );
     page.family("posthaste_deliveries_pending", Kind::Gauge, "Deliveries that this node owes").sample(&[], pending);
+    write_permits(page, permits);
     counters(page, ("posthaste_attempts", "outcome"), "Requests made, by outcome", outcomes);
     counters(page, ("posthaste_deliveries_final", "status"), "Deliveries that have ended, by status", ended);
     write_durations(page, durations);
     let unreadable = "Different rows that could not be read since the start";
     counters(page, ("posthaste_unreadable_rows", "table"), unreadable, unreadable_rows);
     counters(page, ("posthaste_retention_deleted", "table"), "Rows deleted because of their age, by table", swept);
+}
+
+fn write_permits(page: &mut Exposition, permits: &BulkheadView) {
+    let BulkheadView { healthy, ailing } = permits;
+    let mut gauge = |name: &str, help: &str, value: usize| _ = page.family(name, Kind::Gauge, help).sample(&[], value);
+    gauge("posthaste_attempts_in_flight", "Requests being made", permits.in_use());
+    gauge("posthaste_permits_healthy", "Permits for healthy endpoints", healthy.places);
+    gauge("posthaste_permits_healthy_in_use", "Permits for healthy endpoints in use", healthy.in_use);
+    gauge("posthaste_permits_healthy_waiting", "Requests to healthy endpoints that wait", healthy.waiting);
+    gauge("posthaste_permits_ailing", "Permits for failing or slow endpoints", ailing.places);
+    gauge("posthaste_permits_ailing_in_use", "Permits for failing or slow endpoints in use", ailing.in_use);
+    gauge("posthaste_permits_ailing_waiting", "Requests to failing or slow endpoints that wait", ailing.waiting);
 }
 
 fn write_durations(page: &mut Exposition, DurationFigures { publishes, attempts, deliveries }: &DurationFigures) {
@@ -210,15 +212,14 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::engine::{BulkheadView, PartView};
+    use crate::engine::PartView;
     use crate::histogram::{Histogram, PATIENT, QUICK};
 
     fn part(places: usize, in_use: usize) -> PartView {
         PartView { places, in_use, waiting: 0 }
     }
 
-    #[test]
-    fn figures_are_written_in_both_formats() {
+    fn figures() -> Figures {
         let outcomes = vec![("success", 3), ("timed_out", 0)];
         let attempts = Histogram::new(&QUICK);
         attempts.count(Duration::from_millis(3));
@@ -253,7 +254,7 @@ mod tests {
         };
         let connections =
             ConnectionFigures { open: 9, refused: [("connections", 8), ("requests", 0), ("descriptors", 0)] };
-        let figures = Figures {
+        Figures {
             engine: figures,
             connections,
             requests: Vec::new(),
@@ -261,7 +262,12 @@ mod tests {
             timings: Vec::new(),
             gauges: None,
             started_at: UnixMillis(1_500),
-        };
+        }
+    }
+
+    #[test]
+    fn figures_are_written_in_both_formats() {
+        let figures = figures();
         let pages = Format::BOTH.map(|format| engine(format, &figures));
         for line in [
             "posthaste_events_published_total 7",
