@@ -48,6 +48,9 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("POSTHASTE_KEY_REQUESTS_BURST", "none", "1 to 1000000"),
     ("POSTHASTE_TENANT_REQUESTS_PER_SECOND", "-3", "0, which is no limit, to 1000000"),
     ("POSTHASTE_TENANT_REQUESTS_BURST", "x", "1 to 1000000"),
+    ("POSTHASTE_RETENTION_EVENTS", "soon", "off, or a whole number of seconds, minutes, hours or days"),
+    ("POSTHASTE_RETENTION_RESPONSES", "3651d", "10s to 3650d"),
+    ("POSTHASTE_RETENTION_AUDIT", "9s", "10s to 3650d"),
     ("POSTHASTE_LOG", "a=b=c", "a tracing filter such as info or posthaste=debug"),
     ("POSTHASTE_LOG", "warning", "off, error, warn, info, debug, trace"),
 ];

@@ -158,7 +158,8 @@ fn members(value: &Value) -> impl Iterator<Item = (&String, &Value)> {
 #[test]
 fn an_answer_that_is_not_as_the_document_says_is_noticed() {
     let at = "2026-01-01T00:00:00.000Z";
-    let tenant = json!({"id": "ten_1", "name": "Acme", "allowUndeclaredTypes": true, "createdAt": at, "updatedAt": at});
+    let tenant = json!({"id": "ten_1", "name": "Acme", "allowUndeclaredTypes": true,
+        "retention": {"eventsSeconds": null, "responsesSeconds": 3600}, "createdAt": at, "updatedAt": at});
     let page = |tenant: &Value| json!({"data": [tenant], "nextCursor": null}).to_string();
     let told = |status, body: &str| {
         let url = "http://127.0.0.1:1/api/v1/tenants".parse().expect("a URL");
