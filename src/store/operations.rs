@@ -335,7 +335,7 @@ impl Store {
     pub async fn open_operations(&self) -> Result<Vec<Operation>, StoreError> {
         let query = Entity::find().filter(Column::FinishedAt.is_null()).order_by_asc(Column::Num);
         let statement = query.build(self.backend());
-        let rows: Vec<Model> = self.all_readable(self.readers(), ("operation", &["num"]), statement).await?;
+        let rows: Vec<Model> = self.all_readable(self.engine_readers(), ("operation", &["num"]), statement).await?;
         let mut found = Vec::with_capacity(rows.len());
         for row in rows {
             found.extend(self.if_readable("operation", row.num, Operation::try_from(row))?);
@@ -345,7 +345,7 @@ impl Store {
 
     /// How far the operation is.
     pub async fn progress_of(&self, operation: OperationNum) -> Result<Option<Progress>, StoreError> {
-        let row = Entity::find_by_id(operation.0).one(self.readers()).await?;
+        let row = Entity::find_by_id(operation.0).one(self.engine_readers()).await?;
         Ok(row.and_then(|row| Progress::from_code(row.state)))
     }
 
@@ -423,7 +423,8 @@ impl Store {
              SELECT num FROM found WHERE num IS NOT NULL"
         );
         let statement = Statement::from_sql_and_values(self.backend(), sql, [operation.0.into()]);
-        let rows: Vec<NumRow> = self.all_readable(self.readers(), ("operation_item", &["num"]), statement).await?;
+        let rows: Vec<NumRow> =
+            self.all_readable(self.engine_readers(), ("operation_item", &["num"]), statement).await?;
         Ok(rows.into_iter().map(|row| WebhookNum(row.num)).collect())
     }
 
@@ -443,7 +444,8 @@ impl Store {
         );
         let values = [operation.0.into(), webhook.0.into(), after.0.into(), limit.cast_signed().into()];
         let statement = Statement::from_sql_and_values(self.backend(), sql, values);
-        let rows: Vec<NumRow> = self.all_readable(self.readers(), ("operation_item", &["num"]), statement).await?;
+        let rows: Vec<NumRow> =
+            self.all_readable(self.engine_readers(), ("operation_item", &["num"]), statement).await?;
         Ok(rows.into_iter().map(|row| EventSeq(row.num)).collect())
     }
 
@@ -481,7 +483,7 @@ impl Store {
         let sql = format!("SELECT event_seq AS num FROM delivery WHERE webhook_num = $1 AND {is_one}");
         let events = dialect::numbers(backend, events.iter().map(|event| event.0));
         let statement = Statement::from_sql_and_values(backend, sql, [webhook.0.into(), events]);
-        let rows = NumRow::find_by_statement(statement).all(self.readers()).await?;
+        let rows = NumRow::find_by_statement(statement).all(self.engine_readers()).await?;
         Ok(rows.into_iter().map(|row| EventSeq(row.num)).collect())
     }
 

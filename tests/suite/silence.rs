@@ -53,6 +53,17 @@ async fn a_database_that_falls_silent_costs_time_and_neither_an_event_nor_a_try(
             proxy.be_a_hole(false);
             fact::until("a publish is accepted", async || (publish(&world, &mut promised).await == 202).then_some(()))
                 .await;
+            // Connections that were read from in the silence are found to be dead one by one.
+            fact::until("reads are answered again", async || {
+                for _ in 0..AT_ONCE {
+                    let read = try_send(world.client().call(Method::GET, "/events?limit=1")).await.ok()?;
+                    if read.status != 200 {
+                        return None;
+                    }
+                }
+                Some(())
+            })
+            .await;
             for event in &promised {
                 let [delivery] = &world.deliveries_of(event).await[..] else { panic!("{event} has no delivery") };
                 let id = delivery["id"].as_str().unwrap().to_owned();
