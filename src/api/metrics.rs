@@ -110,8 +110,11 @@ async fn engine_page(app: &App, headers: &HeaderMap) -> Result<impl IntoResponse
 }
 
 async fn database_gauges(app: &App) -> Option<DatabaseGauges> {
-    let store = app.store().clone();
-    app.metrics().gauges.get(|| async move { store.gauges(UnixMillis::now()).await }).await
+    let read = || {
+        let store = app.store().clone();
+        async move { store.gauges(UnixMillis::now()).await }
+    };
+    app.metrics().gauges.get(read).await
 }
 
 async fn endpoints_page(app: &App, query: &Query, headers: &HeaderMap) -> Result<impl IntoResponse + use<>, Problem> {

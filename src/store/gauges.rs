@@ -1,6 +1,8 @@
 //! Figures of the whole database for the metrics page: how many webhooks are in which state, how many breakers are
-//! open, and since when deliveries are due. They take a scan of the webhooks, and a look at each webhook with something
+//! open, and for how long deliveries have been due. They take a scan of the webhooks, and a look at each webhook with something
 //! pending, so the caller must not ask often.
+
+use std::time::Duration;
 
 use sea_orm::{FromQueryResult, Statement};
 
@@ -26,10 +28,10 @@ const STATE: &str = "WHEN NOT w.is_active THEN 'inactive' WHEN w.paused_at IS NO
 pub struct DatabaseGauges {
     /// Webhooks that are not deleted, by state.
     pub webhooks: Vec<(&'static str, u64)>,
-    /// Webhooks whose breaker is not closed, in whatever state they are.
+    /// Webhooks whose breaker is not closed, paused and inactive ones included.
     pub breakers_open: u64,
-    /// When the delivery fell due that is due for longest, by the reason why it waits. `None` if there is none.
-    pub oldest_due: Vec<(&'static str, Option<UnixMillis>)>,
+    /// For how long the delivery that is due for longest has been due, by the reason why it waits. Zero if none is due.
+    pub oldest_due: Vec<(&'static str, Duration)>,
 }
 
 #[derive(Debug, FromQueryResult)]
@@ -52,7 +54,7 @@ struct OldestRow {
 
 impl Store {
     pub async fn gauges(&self, now: UnixMillis) -> Result<DatabaseGauges, StoreError> {
-        let (backend, on) = (self.backend(), self.readers());
+        let (backend, on) = (self.backend(), &self.readers().for_scans());
         let sql = format!(
             "SELECT CASE {STATE} ELSE 'active' END AS state, COUNT(*) AS webhooks, COUNT(h.open_until) AS breakers \
              FROM webhook w LEFT JOIN endpoint_health h ON h.webhook_num = w.num \
@@ -71,9 +73,12 @@ impl Store {
         let due = DueRow::find_by_statement(statement).all(on).await?;
         let oldest = Statement::from_string(backend, "SELECT MIN(event_seq) AS event FROM fanout");
         let oldest = OldestRow::find_by_statement(oldest).one(on).await?.and_then(|row| row.event);
-        let since = |reason: &'static str| match reason {
-            "dispatch" => (reason, oldest.map(|event| EventSeq(event).accepted_at())),
-            _ => (reason, due.iter().find(|row| row.reason == reason).map(|row| UnixMillis(row.due))),
+        let oldest_due = |reason: &'static str| {
+            let since = match reason {
+                "dispatch" => oldest.map(|event| EventSeq(event).accepted_at()),
+                _ => due.iter().find(|row| row.reason == reason).map(|row| UnixMillis(row.due)),
+            };
+            (reason, since.map_or(Duration::ZERO, |since| now.since(since)))
         };
         let webhooks = |state: &'static str| {
             let found = states.iter().find(|row| row.state == state);
@@ -82,7 +87,7 @@ impl Store {
         Ok(DatabaseGauges {
             webhooks: STATES.map(webhooks).into(),
             breakers_open: states.iter().map(|row| row.breakers.unsigned_abs()).sum(),
-            oldest_due: REASONS.map(since).into(),
+            oldest_due: REASONS.map(oldest_due).into(),
         })
     }
 }

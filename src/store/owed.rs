@@ -10,6 +10,7 @@ use crate::domain::id::{DeliveryId, EventSeq, TenantNum, WebhookId, WebhookNum};
 use crate::domain::moment::UnixMillis;
 use crate::domain::shard::ShardNum;
 
+use super::decode::NumRow;
 use super::deliveries::DeliveryFilter;
 use super::fanouts::FANOUT_KEY;
 use super::{Store, StoreError, dialect, targets};
@@ -65,11 +66,6 @@ impl FromQueryResult for EventRow {
 struct TargetsRow {
     shard: i16,
     targets: Vec<u8>,
-}
-
-#[derive(Debug, FromQueryResult)]
-struct NumRow {
-    num: i64,
 }
 
 /// Keys of events that may match, both ends included.

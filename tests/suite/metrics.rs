@@ -89,7 +89,7 @@ async fn the_guide_explains_every_metric_and_no_other() {
     assert_eq!(explained, shown);
 }
 
-/// Labels of `/metrics` have few values, whatever tenants do.
+/// However many tenants there are, labels of `/metrics` have few values.
 #[tokio::test]
 async fn no_metric_names_a_tenant_or_a_webhook() {
     let (world, _hooks) = busy().await;

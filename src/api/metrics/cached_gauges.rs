@@ -28,52 +28,47 @@ pub(super) struct CachedGauges(Mutex<State>);
 enum State {
     #[default]
     Empty,
-    Reading(JoinHandle<Result<Read, StoreError>>),
+    Reading(JoinHandle<Read>),
     Read(Read),
 }
 
 struct Read {
-    gauges: DatabaseGauges,
+    /// `None` if the database answered with an error. It is not asked again before the time either.
+    gauges: Option<DatabaseGauges>,
     fresh_until: Instant,
 }
 
 impl CachedGauges {
     /// The figures, which `read` reads if the last ones are too old; `None` if the database does not answer in time.
-    pub(super) async fn get<R>(&self, read: impl FnOnce() -> R) -> Option<DatabaseGauges>
+    pub(super) async fn get<R>(&self, read: impl Fn() -> R) -> Option<DatabaseGauges>
     where
         R: Future<Output = Result<DatabaseGauges, StoreError>> + Send + 'static,
     {
         let mut state = self.0.lock().await;
-        match &*state {
-            State::Read(Read { gauges, fresh_until }) if Instant::now() < *fresh_until => return Some(gauges.clone()),
-            State::Reading(_) => {}
-            State::Empty | State::Read(_) => *state = State::Reading(tokio::spawn(timed(read()))),
-        }
-        let State::Reading(reading) = &mut *state else { return None };
-        // A caller that hangs up, or that has no patience left, leaves the reading for the next one.
-        let ended = timeout(PATIENCE, reading).await.ok()?;
-        *state = State::Empty;
-        match ended {
-            Ok(Ok(read)) => {
-                let gauges = read.gauges.clone();
-                *state = State::Read(read);
-                Some(gauges)
+        loop {
+            match &mut *state {
+                State::Read(Read { gauges, fresh_until }) if Instant::now() < *fresh_until => return gauges.clone(),
+                State::Empty | State::Read(_) => *state = State::Reading(tokio::spawn(timed(read()))),
+                State::Reading(reading) => {
+                    // A caller that hangs up, or that has no patience left, leaves the reading for the next one.
+                    let ended = timeout(PATIENCE, reading).await.ok()?;
+                    *state = State::Empty;
+                    // A panic was logged where it happened.
+                    *state = State::Read(ended.ok()?);
+                }
             }
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "figures of the database could not be read; the metrics lack them");
-                None
-            }
-            // A panic was logged where it happened.
-            Err(_) => None,
         }
     }
 }
 
-async fn timed(read: impl Future<Output = Result<DatabaseGauges, StoreError>>) -> Result<Read, StoreError> {
+async fn timed(read: impl Future<Output = Result<DatabaseGauges, StoreError>>) -> Read {
     let began = Instant::now();
-    let gauges = read.await?;
+    let gauges = read.await;
     let ended = Instant::now();
-    Ok(Read { gauges, fresh_until: ended + ((ended - began) * SHARE).max(SHORTEST) })
+    if let Err(error) = &gauges {
+        tracing::warn!(%error, "figures of the database could not be read; the metrics lack them");
+    }
+    Read { gauges: gauges.ok(), fresh_until: ended + ((ended - began) * SHARE).max(SHORTEST) }
 }
 
 #[cfg(test)]
@@ -98,11 +93,14 @@ mod tests {
         }
 
         async fn breakers(&self) -> Option<u64> {
-            let (takes, readings) = (self.takes, self.readings.clone());
-            let read = || async move {
-                sleep(takes).await;
-                let breakers_open = readings.fetch_add(1, Ordering::Relaxed) + 1;
-                Ok(DatabaseGauges { breakers_open, ..DatabaseGauges::default() })
+            let takes = self.takes;
+            let read = || {
+                let readings = self.readings.clone();
+                async move {
+                    sleep(takes).await;
+                    let breakers_open = readings.fetch_add(1, Ordering::Relaxed) + 1;
+                    Ok(DatabaseGauges { breakers_open, ..DatabaseGauges::default() })
+                }
             };
             self.cached.get(read).await.map(|gauges| gauges.breakers_open)
         }
@@ -130,6 +128,29 @@ mod tests {
         assert_eq!(database.breakers().await, Some(1), "3 s in 300 s");
         sleep(Duration::from_secs(20)).await;
         assert_eq!(database.breakers().await, None, "they are read again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn figures_that_were_never_fetched_are_not_shown_when_they_are_old() {
+        let database = Database::new(Duration::from_secs(2));
+        assert_eq!(database.breakers().await, None);
+        sleep(Duration::from_secs(3600)).await;
+        assert_eq!(database.breakers().await, None, "they are read again");
+        sleep(Duration::from_secs(5)).await;
+        assert_eq!(database.breakers().await, Some(2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_database_that_fails_is_not_asked_more_often() {
+        let (cached, readings) = (CachedGauges::default(), AtomicU64::new(0));
+        for _ in 0..10 {
+            let read = || {
+                readings.fetch_add(1, Ordering::Relaxed);
+                async { Err(StoreError::Exists) }
+            };
+            assert_eq!(cached.get(read).await, None);
+        }
+        assert_eq!(readings.load(Ordering::Relaxed), 1);
     }
 
     #[tokio::test(start_paused = true)]

@@ -160,10 +160,9 @@ fn write_gauges(page: &mut Exposition, DatabaseGauges { webhooks, breakers_open,
     let help = "Webhooks in the database whose circuit breaker is not closed";
     page.family("posthaste_breakers_open", Kind::Gauge, help).sample(&[], breakers_open);
     let help = "For how long the oldest delivery that is due has been due, by what it waits for; 0 if there is none";
-    let now = UnixMillis::now();
     let mut family = page.family("posthaste_oldest_due_seconds", Kind::Gauge, help);
-    for (reason, since) in oldest_due {
-        family.sample(&[("reason", reason)], since.map_or(0.0, |since| now.since(since).as_secs_f64()));
+    for (reason, age) in oldest_due {
+        family.sample(&[("reason", reason)], age.as_secs_f64());
     }
 }
 
