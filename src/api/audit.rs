@@ -16,7 +16,7 @@ use super::problem::Problem;
 use super::problem_sets::ReadProblems;
 use crate::domain::id::TenantId;
 use crate::domain::moment::UnixMillis;
-use crate::store::audit::{Action, AuditFilter, Entry};
+use crate::store::audit::{Action, AuditFilter, Change, Entry};
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(list))
@@ -64,9 +64,9 @@ struct ChangeView {
     to: Value,
 }
 
-impl From<Value> for ChangeView {
-    fn from(mut change: Value) -> Self {
-        Self { from: change["from"].take(), to: change["to"].take() }
+impl From<Change> for ChangeView {
+    fn from(Change { from, to }: Change) -> Self {
+        Self { from, to }
     }
 }
 

@@ -22,11 +22,11 @@ use super::BASE;
 /// Maximum bytes of an answer that is sent as it is: it fits into the first packet, or nearly.
 const SHORT: u64 = 1024;
 
-/// Which answers to reads are compressed.
+/// Compresses JSON that is long enough.
 #[derive(Debug, Clone, Copy)]
-struct Long;
+struct CompressLongJson;
 
-impl Predicate for Long {
+impl Predicate for CompressLongJson {
     fn should_compress<B: HttpBody>(&self, response: &axum::http::Response<B>) -> bool {
         let headers = response.headers();
         // A body without a known length is a stream, whose pieces must not wait for each other.
@@ -52,7 +52,7 @@ where
         let answer = handle(request);
         async { Ok::<_, Infallible>(answer.await) }
     });
-    let layer = CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(Long);
+    let layer = CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(CompressLongJson);
     let answered = layer.layer(handled).oneshot(request).await;
     answered.unwrap_or_else(|never| match never {}).map(Body::new)
 }

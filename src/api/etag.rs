@@ -125,9 +125,14 @@ impl IfMatch {
 
     /// The version that the object must keep until an action begins; `None` if any will do.
     pub(super) fn only(&self, version: Option<i64>) -> Result<Option<i64>, Problem> {
-        let version = version.unwrap_or_default();
-        self.check(version)?;
-        Ok(matches!(self, Self::Only(_)).then_some(version))
+        match (self, version) {
+            (Self::Any, _) => Ok(None),
+            (Self::Only(_), Some(version)) => self.check(version).map(|()| Some(version)),
+            (Self::Only(_), None) => {
+                let detail = "If-Match names a version; the version of the object cannot be read";
+                Err(Problem::new(StatusCode::PRECONDITION_FAILED, "precondition_failed", detail))
+            }
+        }
     }
 
     /// Refuses a change of an object that has another version.

@@ -112,6 +112,16 @@ impl<T> Given<T> {
         }
     }
 
+    /// The field, if its default is to have no value.
+    pub(super) fn optional(self) -> Given<Option<T>> {
+        match self {
+            Self::Value(value) => Given::Value(Some(value)),
+            Self::Null => Given::Null,
+            Self::Absent => Given::Absent,
+            Self::Invalid => Given::Invalid,
+        }
+    }
+
     /// Changes `target` as a merge patch does (RFC 7396): an absent field keeps it, `null` restores the default.
     pub(super) fn merge_into(self, target: &mut T, default: impl FnOnce() -> T) {
         match self {

@@ -13,13 +13,13 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::Deserialize;
 
-use super::App;
 use super::auth::{X_API_KEY, acting_for};
 use super::body::collect;
 use super::budget::Sender;
 use super::client_addr::{self, FORWARDED};
 use super::cost::Cost;
 use super::problem::Problem;
+use super::{App, BASE};
 use crate::domain::id::{DeliveryId, TenantNum, WebhookId, WebhookNum};
 use crate::engine::{Owner, peer_client};
 
@@ -168,7 +168,7 @@ enum Subject {
 }
 
 fn subject_of(method: &Method, path: &str) -> Option<Subject> {
-    let mut parts = path.strip_prefix("/api/v1/")?.split('/');
+    let mut parts = path.strip_prefix(BASE)?.strip_prefix('/')?.split('/');
     let (kind, id, action) = (parts.next()?, parts.next()?, parts.next());
     match (kind, method, action) {
         ("webhooks", &Method::GET, Some("backlog" | "logs")) | ("webhooks", &Method::DELETE, None) => {
@@ -198,7 +198,7 @@ mod tests {
     #[test]
     fn only_what_an_endpoint_must_do_or_say_is_forwarded() {
         let id = WebhookId::generate();
-        let path = |rest: &str| format!("/api/v1/webhooks/{id}{rest}");
+        let path = |rest: &str| format!("{BASE}/webhooks/{id}{rest}");
         let of = |method: Method, path: &str| subject_of(&method, path).is_some();
         for action in ["/pause", "/resume", "/purge", "/probe", "/test"] {
             assert!(of(Method::POST, &path(action)), "{action}");

@@ -1,6 +1,7 @@
 //! The steps that each request passes on its way to its handler, in this order: a session's cookie becomes a key, a
-//! delivery that comes back is refused, a cost is opened for the answer, rate limits note what is left of them, and the request is forwarded if another node
-//! has to answer. On the way back, a long answer is compressed. One layer takes all steps, because each layer clones and boxes the whole service for each request.
+//! delivery that comes back is refused, a cost is opened for the answer, rate limits note what is left of them, and the
+//! request is forwarded if another node has to answer. On the way back, a long answer is compressed. One layer takes all
+//! steps, because each layer clones and boxes the whole service for each request.
 
 use axum::extract::{Request, State};
 use axum::middleware::Next;

@@ -171,12 +171,12 @@ impl<S: Sync> FromRequestParts<S> for NoIdempotencyKey {
 
 /// The answer to an action on an object: what it shows, and the version of the object.
 #[derive(Serialize, Deserialize)]
-pub(super) struct Kept {
+pub(super) struct StoredAnswer {
     pub(super) version: i64,
     pub(super) shown: Box<RawValue>,
 }
 
-impl Kept {
+impl StoredAnswer {
     pub(super) fn new(version: i64, shown: &impl Serialize) -> Result<Self, serde_json::Error> {
         Ok(Self { version, shown: to_raw_value(shown)? })
     }

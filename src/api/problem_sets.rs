@@ -40,12 +40,10 @@ problem_sets! {
     ChangeProblems: 400 401 403 404 408 409 412 413 415 422 429 500 503;
     /// Problems of operations that delete an object with a version.
     DeleteProblems: 400 401 403 404 409 412 429 500 503;
-    /// Problems of operations that remove an object without a version.
+    /// Problems of operations that remove an object without a version, or erase a payload.
     RemoveProblems: 400 401 403 404 409 429 500 503;
     /// Problems of actions on what has no version.
     ActionProblems: 400 401 403 404 408 409 413 415 422 429 500 503;
-    /// Problems of operations that erase.
-    ErasureProblems: 400 401 403 404 409 429 500 503;
     /// The problem of `/readyz`.
     NotReady: 503;
 }

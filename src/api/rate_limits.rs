@@ -37,7 +37,7 @@ pub struct RequestRate {
 
 /// What is left of the limits of one request's caller. In the request's extensions, if a limit is set.
 #[derive(Clone, Default)]
-pub(super) struct RateNote(Arc<Mutex<Fields>>);
+pub(super) struct RateLimitStatus(Arc<Mutex<Fields>>);
 
 /// The values of the two fields; empty if no limit counts the caller.
 #[derive(Default)]
@@ -46,7 +46,7 @@ struct Fields {
     left: String,
 }
 
-impl RateNote {
+impl RateLimitStatus {
     /// Adds the fields to the answer.
     pub(super) fn show(&self, headers: &mut HeaderMap) {
         let Fields { policy, left } = &*self.0.lock();
@@ -82,9 +82,9 @@ impl RateLimits {
     }
 
     /// Attaches a note to the extensions of a request; `None` without limits.
-    pub(super) fn begin(&self, request: &mut Request) -> Option<RateNote> {
+    pub(super) fn begin(&self, request: &mut Request) -> Option<RateLimitStatus> {
         let is_limited = self.keys.is_some() || self.tenants.is_some();
-        let note = is_limited.then(RateNote::default)?;
+        let note = is_limited.then(RateLimitStatus::default)?;
         request.extensions_mut().insert(note.clone());
         Some(note)
     }
@@ -96,7 +96,7 @@ impl RateLimits {
     /// `429` when there were too many.
     pub(super) fn admit(&self, key: &Digest, tenant: TenantNum, extensions: &Extensions) -> Result<(), Problem> {
         let note = |name, rate, left| {
-            if let Some(RateNote(fields)) = extensions.get() {
+            if let Some(RateLimitStatus(fields)) = extensions.get() {
                 fields.lock().add(name, rate, left);
             }
         };
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_rests_is_forgotten() {
+    fn idle_keys_are_forgotten() {
         let counted = Counted::new(rate(1_000_000, 1).unwrap());
         for who in 0..20_000_u32 {
             let _ = counted.count(&who);

@@ -69,18 +69,10 @@ impl RetentionChanges {
 fn merge_retention(given: Given<RetentionChanges>, target: &mut TenantRetention) {
     match given {
         Given::Value(RetentionChanges { events_seconds, responses_seconds }) => {
-            merge_seconds(events_seconds, &mut target.events);
-            merge_seconds(responses_seconds, &mut target.responses);
+            events_seconds.optional().merge_into(&mut target.events, || None);
+            responses_seconds.optional().merge_into(&mut target.responses, || None);
         }
         Given::Null => *target = TenantRetention::default(),
-        Given::Absent | Given::Invalid => {}
-    }
-}
-
-fn merge_seconds(given: Given<u32>, target: &mut Option<u32>) {
-    match given {
-        Given::Value(seconds) => *target = Some(seconds),
-        Given::Null => *target = None,
         Given::Absent | Given::Invalid => {}
     }
 }

@@ -30,34 +30,41 @@ pub(super) async fn run(CheckArgs { repair, compact, settings }: CheckArgs) -> R
     }
     let (problems, unreadable) = (store.integrity_problems().await, store.unreadable(is_scope).await);
     if store.master_key_ids().is_empty() {
-        say(
-            "sealed values: not opened, for lack of the master key; put its file beside the database, or set POSTHASTE_MASTER_KEY",
-        );
+        say("sealed values: not opened, for lack of the master key; put its file beside the database, or set \
+             POSTHASTE_MASTER_KEY");
     }
     let is_sound = problems.as_ref().is_ok_and(Vec::is_empty);
-    let spoken = say_space(&store, is_sound && compact).await;
+    if compact && !is_sound {
+        say("not compacted: the database has to be sound first");
+    }
+    let spoken = say_space(&store, compact && is_sound).await;
     store.close().await;
-    spoken?;
     // Damage rarely comes alone, so both checks run and every problem is reported.
     let wrong: Vec<String> = [found("integrity", problems), found("rows", unreadable)].into_iter().flatten().collect();
-    if wrong.is_empty() { Ok(()) } else { Err(CliError::failed(wrong.join("\n"))) }
+    if wrong.is_empty() { spoken } else { Err(CliError::failed(wrong.join("\n"))) }
 }
 
 /// Says how much of a SQLite file is free. Compacts the file first if `compact`.
 async fn say_space(store: &Store, compact: bool) -> Result<(), CliError> {
-    if compact && store.free_space().await.map_err(CliError::failed)?.is_some() {
-        store.compact().await.map_err(CliError::failed)?;
-        say("compacted");
-    }
-    let Ok(Some(FreeSpace { free_pages, all_pages, page_bytes, can_shrink })) = store.free_space().await else {
+    let Some(before) = store.free_space().await.map_err(CliError::failed)? else {
+        if compact {
+            say("not compacted: PostgreSQL reuses the space of deleted rows by itself");
+        }
         return Ok(());
     };
+    let space = if compact {
+        store.compact().await.map_err(CliError::failed)?;
+        say("compacted");
+        store.free_space().await.map_err(CliError::failed)?.unwrap_or(before)
+    } else {
+        before
+    };
+    let FreeSpace { free_pages, all_pages, page_bytes, can_shrink } = space;
     let mib = |pages: u64| (pages * page_bytes) >> 20;
     say(format_args!("space: {} MiB, of which {} MiB are free", mib(all_pages), mib(free_pages)));
     if !can_shrink {
-        say(
-            "space: this file was made by an older version, and a server does not give free pages back; --compact changes that",
-        );
+        say("space: this file was made by an older version, and a server does not give free pages back; --compact \
+             changes that");
     }
     Ok(())
 }

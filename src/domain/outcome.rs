@@ -131,9 +131,7 @@ impl OutcomeKind {
             Self::Crashed => "crashed",
         }
     }
-}
 
-impl OutcomeKind {
     #[must_use]
     pub fn class(self) -> OutcomeClass {
         match self {
@@ -146,7 +144,7 @@ impl OutcomeKind {
     }
 }
 
-/// Outcomes by who or what has to be looked at.
+/// Where to look for the cause of an outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OutcomeClass {
     Success,

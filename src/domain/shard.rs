@@ -12,7 +12,8 @@ pub const SHARDS: usize = 256;
 pub struct ShardNum(u8);
 
 impl ShardNum {
-    /// The shard of an undivided fan-out, where one process has everything.
+    /// The first shard. It has the undivided fan-outs of a process that has everything, and the node that serves it does
+    /// what one node does for all.
     pub const WHOLE: Self = Self(0);
 
     /// The low byte: webhook numbers are dense, so it spreads them evenly.

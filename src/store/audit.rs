@@ -5,7 +5,7 @@
 //! An action that goes through the journal or an endpoint has no such transaction; its row is written before the action
 //! begins. So no action lacks a row, but a row may describe an action that then failed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::IpAddr;
 
@@ -16,7 +16,8 @@ use sea_orm::{
     ColumnTrait, Condition, ConnectionTrait, EntityTrait, FromQueryResult, QueryFilter, QueryOrder, QuerySelect,
     QueryTrait, Set,
 };
-use serde_json::{Map, Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use crate::domain::id::{KeyId, SessionId, TenantId, TenantNum};
 use crate::domain::moment::UnixMillis;
@@ -151,8 +152,15 @@ pub struct Deed {
     pub changes: Changes,
 }
 
-/// By the name of a field: `{"from": …, "to": …}`.
-pub type Changes = Map<String, Value>;
+/// By the names of the fields.
+pub type Changes = BTreeMap<String, Change>;
+
+/// The values of a field. Null if the field had none, or has none any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    pub from: Value,
+    pub to: Value,
+}
 
 impl Deed {
     #[must_use]
@@ -171,9 +179,12 @@ impl Deed {
         let mut room = LONGEST_CHANGES;
         for name in &self.fields {
             let (from, to) = (before.get(name), after.get(name));
-            let change = json!({ "from": from, "to": to });
-            let length = change.to_string().len();
-            if (from.is_some() || to.is_some()) && length <= room {
+            if from.is_none() && to.is_none() {
+                continue;
+            }
+            let change = Change { from: from.cloned().unwrap_or_default(), to: to.cloned().unwrap_or_default() };
+            let length = json!(change).to_string().len();
+            if length <= room {
                 room -= length;
                 self.changes.insert(name.clone(), change);
             }
@@ -244,13 +255,13 @@ fn row_of(by: &Author, deed: Deed, at: UnixMillis) -> ActiveModel {
         peer: Set(by.peer.map(|peer| peer.to_string())),
         request_id: Set(by.request.clone()),
         reason: Set(by.reason.clone()),
-        changes: Set((!changes.is_empty()).then(|| Value::Object(changes).to_string())),
+        changes: Set((!changes.is_empty()).then(|| json!(changes).to_string())),
         ..Default::default()
     }
 }
 
 /// An entry without its tenant, and the tenant's number.
-fn entry_of(row: Model) -> Result<(Option<i64>, Entry), StoreError> {
+pub(super) fn entry_of(row: Model) -> Result<(Option<i64>, Entry), StoreError> {
     let Model { num, at, author, tenant_num, action, subject, fields, peer, request_id, reason, affected, changes } =
         row;
     let changes = changes.map(|text| decode::json("changes", &text)).transpose()?.unwrap_or_default();

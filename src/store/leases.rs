@@ -25,7 +25,7 @@ use crate::domain::in_doubt::InDoubt;
 use crate::domain::moment::UnixMillis;
 use crate::domain::shard::{SHARDS, ShardNum};
 
-use super::decode::shard_of;
+use super::decode::{NumRow, shard_of};
 use super::{Store, StoreError, dialect};
 
 pub use self::lock::Locked;
@@ -100,11 +100,6 @@ struct AcquiredRow {
     epoch: i64,
     suspect_events_to: i64,
     suspect_due_to: i64,
-}
-
-#[derive(Debug, FromQueryResult)]
-struct NumRow {
-    num: i64,
 }
 
 #[derive(Debug, Default, FromQueryResult)]

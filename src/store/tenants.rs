@@ -50,8 +50,18 @@ impl TryFrom<Model> for Tenant {
     type Error = StoreError;
 
     fn try_from(row: Model) -> Result<Self, StoreError> {
-        let Model { num, id, name, allow_undeclared_types, version, created_at, updated_at, deleted_at: _, .. } = row;
-        let Model { retention_events, retention_responses, .. } = row;
+        let Model {
+            num,
+            id,
+            name,
+            allow_undeclared_types,
+            version,
+            created_at,
+            updated_at,
+            deleted_at: _,
+            retention_events,
+            retention_responses,
+        } = row;
         let retention = TenantRetention {
             events: seconds("retention_events", retention_events)?,
             responses: seconds("retention_responses", retention_responses)?,

@@ -67,7 +67,7 @@ async fn a_compressed_list_has_the_rows_of_every_node() {
             fleet.grow_to(2).await;
             let clients = fleet.clients();
             for hook in &hooks {
-                clients[0].act(&hook.path("/pause")).await.expect(200);
+                clients[0].act_once_owned(&hook.path("/pause")).await;
             }
             fleet.world.publish("message.sent").await;
             for client in &clients {

@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use crate::api::App;
 use crate::api::problem::Problem;
+use crate::api::{App, BASE};
 use crate::domain::id::{DeliveryId, EventId, EventSeq, WebhookId};
 use crate::store::tenants::Tenant;
 
@@ -20,7 +20,7 @@ enum Subject {
 impl Subject {
     /// `None` for a path that names no object of a tenant.
     fn of(path: &str) -> Option<Self> {
-        let path = path.strip_prefix("/api/v1").unwrap_or(path);
+        let path = path.strip_prefix(BASE).unwrap_or(path);
         let mut parts = path.strip_prefix('/')?.split('/');
         let (kind, id) = (parts.next()?, parts.next()?);
         match kind {

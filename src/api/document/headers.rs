@@ -15,7 +15,7 @@ pub(super) fn add(document: &mut Document) {
         let PathItem { get, put, post, delete, patch, .. } = path;
         [&mut *get, put, post, delete, patch].into_iter().flatten().for_each(name_headers);
         if let Some(get) = get {
-            may_be_known(get);
+            add_if_none_match(get);
         }
     }
     let named = [
@@ -78,7 +78,7 @@ fn schema_of(response: &Response) -> String {
 }
 
 /// A read whose answer has a tag takes the tags that its caller has.
-fn may_be_known(read: &mut Operation) {
+fn add_if_none_match(read: &mut Operation) {
     let answers = &mut read.responses.responses;
     let Some(RefOr::T(shown)) = answers.get("200") else { return };
     if !shown.headers.contains_key("ETag") {

@@ -166,7 +166,9 @@ fn values_of(name: &str, siblings: &BTreeSet<String>) -> Option<Vec<&'static str
         "status" if siblings.is_empty() || beside("eventId") => deliveries::statuses().into(),
         "status" if beside("ratePerSecond") => deliveries::statuses().into(),
         "kind" if beside("ratePerSecond") => operation::Kind::ALL.iter().map(|kind| kind.as_str()).collect(),
-        "state" if beside("ratePerSecond") => operation::Progress::ALL.iter().map(|state| state.as_str()).collect(),
+        "state" if beside("ratePerSecond") => {
+            operation::OperationState::ALL.iter().map(|state| state.as_str()).collect()
+        }
         "scopes" => Scope::ALL.iter().map(|scope| scope.as_str()).collect(),
         "state" if beside("consecutiveFailures") => vec!["closed", "open", "half_open"],
         "state" if beside("webhookId") || beside("changed") => backlogs::states().into(),

@@ -159,14 +159,14 @@ impl Settings {
         merge_rate(&mut policy.rate_limit, rate_limit, errors);
         max_in_flight.merge_into(&mut policy.max_in_flight, || defaults.max_in_flight);
         ordered.merge_into(&mut policy.ordered, || defaults.ordered);
-        optional(filter).merge_into(&mut policy.filter, || defaults.filter);
+        filter.optional().merge_into(&mut policy.filter, || defaults.filter);
         merge_signature(&mut policy.signature, signature);
         TlsChanges::merge_into(tls, &mut self.credentials.tls, errors);
         AuthChanges::merge_into(auth, &mut self.credentials.auth, errors);
         normalise_token_url(&mut self.credentials, guard);
         merge_breaker(&mut policy.breaker, breaker);
         disable_after_seconds.merge_into(&mut policy.disable_after_seconds, || defaults.disable_after_seconds);
-        optional(description).merge_into(&mut self.description, || None);
+        description.optional().merge_into(&mut self.description, || None);
         merge_metadata(&mut self.metadata, metadata, errors);
         is_active.merge_into(&mut self.is_active, || true);
         for problem in self.policy.problems() {
@@ -198,16 +198,6 @@ fn normalise_token_url(credentials: &mut Credentials, guard: &Guard) {
     }
 }
 
-/// A field whose default is to have no value.
-fn optional<T>(given: Given<T>) -> Given<Option<T>> {
-    match given {
-        Given::Value(value) => Given::Value(Some(value)),
-        Given::Null => Given::Null,
-        Given::Absent => Given::Absent,
-        Given::Invalid => Given::Invalid,
-    }
-}
-
 fn merge_retry(policy: &mut RetryPolicy, changes: Given<RetryChanges>) {
     let defaults = RetryPolicy::default();
     let RetryChanges { max_retries, backoff_strategy, schedule_seconds, max_delay_seconds } = match changes {
@@ -222,7 +212,7 @@ fn merge_retry(policy: &mut RetryPolicy, changes: Given<RetryChanges>) {
         // The waits belong to the former strategy.
         policy.schedule_seconds = None;
     }
-    optional(schedule_seconds).merge_into(&mut policy.schedule_seconds, || None);
+    schedule_seconds.optional().merge_into(&mut policy.schedule_seconds, || None);
     max_delay_seconds.merge_into(&mut policy.max_delay_seconds, || defaults.max_delay_seconds);
 }
 

@@ -9,10 +9,13 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap};
 use reqwest::{Method, RequestBuilder};
 use serde_json::Value;
 
-use crate::support::contract;
+use crate::support::{contract, fact};
 
 /// Longer than the longest answer that the contract allows: a test event to a receiver that uses its whole time limit.
 const TIMEOUT: Duration = Duration::from_secs(45);
+
+/// A node that has just started or joined takes shards over, on a machine on which many tests run at once.
+const OWNED: Duration = Duration::from_secs(60);
 
 /// A list with more pages than this goes round in circles.
 const MOST_PAGES: usize = 2_000;
@@ -75,6 +78,14 @@ impl Client {
     /// A POST without a body.
     pub(crate) async fn act(&self, path: &str) -> Answer {
         send(self.call(Method::POST, path)).await
+    }
+
+    /// The same, again and again until it succeeds: a webhook may be changing its owner.
+    pub(crate) async fn act_once_owned(&self, path: &str) {
+        fact::until_within(OWNED, &format!("{path} succeeds"), async || {
+            (try_send(self.call(Method::POST, path)).await.ok()?.status == 200).then_some(())
+        })
+        .await;
     }
 
     pub(crate) async fn patch(&self, path: &str, body: &Value) -> Answer {
