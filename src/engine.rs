@@ -89,7 +89,7 @@ use crate::domain::retention::Retention;
 use crate::fault::{note_panics, or_abort};
 use crate::host::Host;
 use crate::journal::remote_shards::RemoteShards;
-use crate::journal::{Draft, Journal, JournalBounds, PublishError, Published, Stopped};
+use crate::journal::{Draft, Journal, JournalBounds, PublishAnswer, PublishError, Stopped};
 use crate::store::events::Caller;
 use crate::store::idempotency::OnceKey;
 use crate::store::log::LogIndex;
@@ -441,7 +441,7 @@ impl Engine {
         tenant: TenantNum,
         events: Vec<NewEvent>,
         once: Option<OnceKey>,
-    ) -> Result<Vec<Published>, EngineError> {
+    ) -> Result<PublishAnswer, EngineError> {
         let draft = |event: NewEvent| {
             let NewEvent { kind, data, occurred_at, caller, trail } = event;
             let routes = &self.inner.routes;
@@ -452,9 +452,9 @@ impl Engine {
         let drafts = events.into_iter().map(draft).collect();
         let context = &self.inner.context;
         let began = context.host.steady();
-        let published = self.inner.journal.publish(drafts, once).await?;
+        let answer = self.inner.journal.publish(drafts, once).await?;
         context.durations.published(context.host.steady().saturating_duration_since(began));
-        Ok(published)
+        Ok(answer)
     }
 
     /// Whether the engine takes work.

@@ -152,7 +152,7 @@ pub enum Record {
     /// The delivery cannot be served from memory now and becomes a row that is due at `next_at`.
     Defer { id: DeliveryId, next_at: UnixMillis },
     /// The delivery is cancelled, unless it is settled.
-    Cancel { id: DeliveryId, at: UnixMillis },
+    Cancel { id: DeliveryId, at: UnixMillis, operation: Option<OperationNum> },
     /// A person or an operation asks for an attempt now. The row keeps what the delivery falls back to.
     Retry { id: DeliveryId, at: UnixMillis, operation: Option<OperationNum> },
     /// An operation owes an event to a webhook that it was never owed to.
@@ -234,10 +234,18 @@ enum OwnershipChange {
     Rejoin(Membership, oneshot::Sender<()>),
 }
 
+/// What became of the drafts of a publish, in their order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublishAnswer {
+    pub published: Vec<Published>,
+    /// Whether the answer was given before, to a request with the same key.
+    pub is_repeated: bool,
+}
+
 struct PublishRequest {
     drafts: Vec<Draft>,
     once: Option<OnceKey>,
-    answer: oneshot::Sender<Result<Vec<Published>, PublishError>>,
+    answer: oneshot::Sender<Result<PublishAnswer, PublishError>>,
     room: OwnedSemaphorePermit,
 }
 
@@ -277,7 +285,7 @@ pub struct Stopped;
 
 impl Journal {
     /// Commits the drafts and their fan-outs in one batch.
-    pub async fn publish(&self, drafts: Vec<Draft>, once: Option<OnceKey>) -> Result<Vec<Published>, PublishError> {
+    pub async fn publish(&self, drafts: Vec<Draft>, once: Option<OnceKey>) -> Result<PublishAnswer, PublishError> {
         let kib = drafts.iter().map(Draft::bytes).sum::<usize>().div_ceil(1024);
         let kib = u32::try_from(kib.min(PUBLISH_QUEUE_KIB)).unwrap_or(u32::MAX);
         let room = self.room.clone().try_acquire_many_owned(kib).map_err(|_| PublishError::Full)?;

@@ -7,9 +7,10 @@ use crate::dialect::run;
 #[derive(DeriveMigrationName)]
 pub(crate) struct Migration;
 
-// `operation_item.attempt` is the number of the attempt that was asked for; null before. `selection` is JSON: which deliveries were asked for. `kind` and `state`: see `domain/operation`. `delivery.operation` is
-// the operation that asked for the latest replay; an older version does not know the column and makes the attempt as if
-// a person had asked.
+// `selection` is JSON: which deliveries were asked for. `kind` and `state`: see `domain/operation`.
+// `operation_item.attempt` is the number of the attempt that was asked for, and null before. `delivery.operation` is the
+// operation that made the delivery, asked for its latest replay, or cancelled it; an older version does not know the column and makes the attempt as if a
+// person had asked.
 const UP: &[&str] = &[
     "CREATE TABLE operation (\
         num {key}, \
@@ -38,6 +39,9 @@ const UP: &[&str] = &[
         attempt SMALLINT, \
         PRIMARY KEY (operation, webhook_num, event_seq)){clustered}",
     "CREATE INDEX operation_item_to_do ON operation_item (operation, webhook_num, event_seq) WHERE state = 0",
+    "CREATE INDEX operation_item_asked_for ON operation_item (operation, webhook_num, event_seq) \
+        WHERE state = 0 AND attempt IS NOT NULL",
+    "CREATE INDEX operation_item_by_event ON operation_item (event_seq) WHERE state = 0",
     "ALTER TABLE delivery ADD COLUMN operation BIGINT",
 ];
 

@@ -76,6 +76,16 @@ impl Cost {
         cost.take(app, tenant, is_safe, turn)
     }
 
+    /// Takes a turn, and the memory of an answer, for a request whose method is that of a change, and that only reads.
+    pub(super) async fn take_read_turn(&self, app: &App, tenant: TenantNum) -> Result<(), Problem> {
+        let turn = app.answers().readers.take(Some(tenant)).await?;
+        if let Some(taken) = self.0.lock().as_mut() {
+            taken.share.grow(ESTIMATE)?;
+            taken.turn = Some(turn);
+        }
+        Ok(())
+    }
+
     /// Charges a request that another node answers with its own readers.
     pub(super) fn charge_forwarded(request: &Request, app: &App, tenant: TenantNum) -> Result<(), Problem> {
         let Some(cost) = Self::of(request.extensions()) else { return Ok(()) };

@@ -9,6 +9,7 @@ use axum::Extension;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use serde::Serialize;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -25,9 +26,9 @@ use super::idempotency::{self, IdempotencyKey};
 use super::page::{NoQuery, PageParams, PageView, Query};
 use super::path::One;
 use super::problem::Problem;
-use super::problem_sets::{ErasureProblems, PublishProblems, ReadProblems};
+use super::problem_sets::{PublishProblems, ReadProblems, RemoveProblems};
 use crate::domain::id::{EventId, EventSeq, TenantNum, WebhookNum};
-use crate::journal::Published;
+use crate::journal::PublishAnswer;
 use crate::store::StoreError;
 use crate::store::erasure::Erasure;
 use crate::store::events::{EventFilter, StoredEvent};
@@ -59,26 +60,30 @@ async fn publish(
     let (event, text) = body.accepted()?;
     let key = key.with(Some(tenant.num()), &text);
     let kind = event.kind.clone();
-    if let Some(published) = published_before(&app, key.as_ref()).await? {
-        let mut response = accepted(kind, published.first().copied())?;
-        idempotency::mark_replayed(&mut response);
-        return Ok(response);
-    }
-    Declared::of(&tenant).require(&app, &kind, At::Member(&At::Root, "event")).await?;
-    let published = app.engine().publish(tenant.num(), vec![event.by(trail)], key).await?;
-    accepted(kind, published.first().copied())
+    let PublishAnswer { published, is_repeated } = match published_before(&app, key.as_ref()).await? {
+        Some(before) => before,
+        None => {
+            Declared::of(&tenant).require(&app, &kind, At::Member(&At::Root, "event")).await?;
+            app.engine().publish(tenant.num(), vec![event.by(trail)], key).await?
+        }
+    };
+    let published = published.first().ok_or_else(|| Problem::internal(&"an event was published without an answer"))?;
+    Ok(accepted(&PublishedView::new(kind, *published)?, is_repeated))
 }
 
-fn accepted(kind: String, published: Option<Published>) -> Result<Response, Problem> {
-    let published = published.ok_or_else(|| Problem::internal(&"an event was published without an answer"))?;
-    let view = PublishedView::new(kind, published)?;
-    Ok((StatusCode::ACCEPTED, axum::Json(view)).into_response())
+fn accepted(view: &impl Serialize, is_repeated: bool) -> Response {
+    let mut response = (StatusCode::ACCEPTED, axum::Json(view)).into_response();
+    if is_repeated {
+        idempotency::mark_replayed(&mut response);
+    }
+    response
 }
 
 /// The answer to the first request with this key.
-pub(super) async fn published_before(app: &App, key: Option<&OnceKey>) -> Result<Option<Vec<Published>>, Problem> {
+pub(super) async fn published_before(app: &App, key: Option<&OnceKey>) -> Result<Option<PublishAnswer>, Problem> {
     let Some((_, answer)) = idempotency::first_answer(app, key).await? else { return Ok(None) };
-    serde_json::from_slice(&answer).map(Some).map_err(|error| Problem::internal(&error))
+    let published = serde_json::from_slice(&answer).map_err(|error| Problem::internal(&error))?;
+    Ok(Some(PublishAnswer { published, is_repeated: true }))
 }
 
 /// Publishes up to 1,000 events.
@@ -98,10 +103,9 @@ async fn publish_batch(
     let (BatchInput { events }, text) = body.accepted()?;
     let key = key.with(Some(tenant.num()), &text);
     let before = published_before(&app, key.as_ref()).await?;
-    let is_replayed = before.is_some();
     let well_formed = events.iter().filter(|event| event.is_ok()).count();
     let mut judged = events;
-    if before.as_ref().is_none_or(|before| before.len() != well_formed) {
+    if before.as_ref().is_none_or(|before| before.published.len() != well_formed) {
         judged = declared_only(&app, &tenant, judged).await?;
     }
     let (mut drafts, mut places) = (Vec::with_capacity(judged.len()), Vec::with_capacity(judged.len()));
@@ -114,20 +118,17 @@ async fn publish_batch(
             Err(problem) => places.push(Err(problem)),
         }
     }
-    let published = match before {
-        Some(before) if before.len() == drafts.len() => before,
-        Some(_) => {
-            let detail = "the declared event types have changed since the first answer, which cannot be given again";
-            return Err(Problem::conflict("first_answer_lost", detail));
-        }
-        None if drafts.is_empty() => Vec::new(),
+    let expected = drafts.len();
+    let PublishAnswer { published, is_repeated } = match before {
+        Some(before) => before,
+        None if drafts.is_empty() => PublishAnswer { published: Vec::new(), is_repeated: false },
         None => app.engine().publish(tenant.num(), drafts, key).await?,
     };
-    let mut response = (StatusCode::ACCEPTED, axum::Json(BatchView::new(places, published)?)).into_response();
-    if is_replayed {
-        idempotency::mark_replayed(&mut response);
+    if published.len() != expected {
+        let detail = "the declared event types have changed since the first answer, which cannot be given again";
+        return Err(Problem::conflict("first_answer_lost", detail));
     }
-    Ok(response)
+    Ok(accepted(&BatchView::new(places, published)?, is_repeated))
 }
 
 type Judged = Vec<Result<EventInput, ItemProblem>>;
@@ -231,7 +232,7 @@ async fn read(
 /// The event and its deliveries stay, and can still be read. Their data is null, and nothing can be sent again. An event
 /// that is still owed is refused.
 #[utoipa::path(delete, path = "/events/{id}/payload", tag = "events", operation_id = "eraseEventPayload",
-    params(("id" = String, Path)), responses((status = 204), ErasureProblems))]
+    params(("id" = String, Path)), responses((status = 204), RemoveProblems))]
 async fn erase(
     State(app): State<App>,
     tenant: Tenant<Manage>,

@@ -2,6 +2,7 @@
 
 mod input;
 
+use axum::Extension;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -13,6 +14,7 @@ use utoipa_axum::routes;
 use super::App;
 use super::auth::{Operate, Read, Tenant};
 use super::body::{Json, NoBody};
+use super::cost::Cost;
 use super::deliveries::DeliveryView;
 use super::fields::{At, Errors, Fault};
 use super::idempotency::{self, IdempotencyKey};
@@ -22,12 +24,12 @@ use super::problem::Problem;
 use super::problem_sets::{ActionProblems, CreateProblems, ReadProblems};
 use crate::domain::id::{OperationId, TenantNum, WebhookId};
 use crate::domain::moment::UnixMillis;
-use crate::domain::operation::{Counts, Operation, Progress, Selection};
+use crate::domain::operation::{Counts, Operation, OperationState, Selection};
 use crate::engine::Preview;
 use crate::store::StoreError;
 use crate::store::operations::{NewOperation, OperationChange};
 
-use self::input::{Asked, OperationInput, OperationPatch};
+use self::input::{OperationInput, OperationPatch, OperationRequest};
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
@@ -71,9 +73,9 @@ struct OperationView {
     status_code: Option<u16>,
     /// Event types and prefixes such as `call.*`; empty for all.
     events: Vec<String>,
-    /// Deliveries that it has; 0 while it counts.
+    /// Deliveries selected; 0 while counting.
     matched: u64,
-    /// Deliveries that it has done with: the sum of `success`, `failed` and `skipped`.
+    /// Deliveries finished: the sum of `success`, `failed` and `skipped`.
     done: u64,
     /// Deliveries that were sent again with success, or cancelled.
     success: u64,
@@ -81,7 +83,7 @@ struct OperationView {
     failed: u64,
     /// Deliveries that changed before their turn, so that nothing was done.
     skipped: u64,
-    /// Deliveries in a second that it begins at most, over all nodes.
+    /// Maximum deliveries started per second, over all nodes.
     rate_per_second: u32,
     /// Why it failed; null otherwise.
     error: Option<String>,
@@ -98,13 +100,13 @@ struct OperationView {
 
 impl From<Operation> for OperationView {
     fn from(operation: Operation) -> Self {
-        let Operation { num: _, id, tenant: _, kind, progress, selection, rate, counts, error, .. } = operation;
+        let Operation { num: _, id, tenant: _, kind, state, selection, rate, counts, error, .. } = operation;
         let Selection { webhooks, since, until, status, outcome, status_code, events } = selection;
         let Counts { matched, success, failed, skipped } = counts;
         Self {
             id,
             kind: kind.as_str(),
-            state: progress.as_str(),
+            state: state.as_str(),
             webhook_ids: webhooks,
             since,
             until,
@@ -134,7 +136,7 @@ impl From<Operation> for OperationView {
 struct PreviewView {
     /// Deliveries found.
     matched: u64,
-    /// Whether all were counted. A count ends after five seconds; then there are more than `matched`.
+    /// Whether all were counted. A count stops soon after five seconds; then there may be more than `matched`.
     complete: bool,
     /// Up to ten of the deliveries, newest event first.
     sample: Vec<DeliveryView>,
@@ -189,18 +191,19 @@ async fn create(
     tenant: Tenant<Operate>,
     _: NoQuery,
     key: IdempotencyKey,
+    Extension(cost): Extension<Cost>,
     mut body: Json<OperationInput>,
 ) -> Result<Response, Problem> {
     if let Some(OperationInput { webhook_ids, .. }) = &body.input {
         refuse_unknown(&app, tenant.num(), webhook_ids, &mut body.errors).await?;
     }
     let (OperationInput { webhook_ids, asked }, text) = body.accepted()?;
-    begin(&app, &tenant, key, (webhook_ids, asked), &text).await
+    begin(&app, &tenant, (key, &cost), (webhook_ids, asked), &text).await
 }
 
 /// Begins an operation on the deliveries of one webhook; without a `kind` it sends failed ones again.
 #[utoipa::path(post, path = "/webhooks/{id}/replay", tag = "operations", operation_id = "replayWebhook",
-    request_body = Asked, params(("id" = String, Path), ("Idempotency-Key" = Option<String>, Header)),
+    request_body = OperationRequest, params(("id" = String, Path), ("Idempotency-Key" = Option<String>, Header)),
     responses((status = 200, description = "What it would do, with `dryRun`", body = PreviewView),
         (status = 202, description = "It has begun", body = OperationView), CreateProblems))]
 async fn replay(
@@ -209,11 +212,12 @@ async fn replay(
     _: NoQuery,
     One(id): One<WebhookId>,
     key: IdempotencyKey,
-    body: Json<Asked>,
+    Extension(cost): Extension<Cost>,
+    body: Json<OperationRequest>,
 ) -> Result<Response, Problem> {
     app.store().webhook_ref(tenant.num(), id).await?.ok_or(Problem::no_such("webhook"))?;
     let (asked, text) = body.accepted()?;
-    begin(&app, &tenant, key, (vec![id], asked), &text).await
+    begin(&app, &tenant, (key, &cost), (vec![id], asked), &text).await
 }
 
 async fn refuse_unknown(
@@ -234,15 +238,17 @@ async fn refuse_unknown(
 async fn begin(
     app: &App,
     tenant: &Tenant<Operate>,
-    key: IdempotencyKey,
-    (webhooks, asked): (Vec<WebhookId>, Asked),
+    (key, cost): (IdempotencyKey, &Cost),
+    (webhooks, asked): (Vec<WebhookId>, OperationRequest),
     text: &[u8],
 ) -> Result<Response, Problem> {
     let (num, now) = (tenant.num(), UnixMillis::now());
-    let Asked { kind, status, since, until, outcome, status_code, events, rate_per_second: rate, dry_run } = asked;
+    let OperationRequest { kind, status, since, until, outcome, status_code, events, rate_per_second: rate, dry_run } =
+        asked;
     let until = until.map_or(now, |until| until.min(now));
     let selection = Selection { webhooks, since, until, status, outcome, status_code, events };
     if dry_run {
+        cost.take_read_turn(app, num).await?;
         let preview = app.engine().preview_operation(num, &selection).await?;
         return Ok(axum::Json(PreviewView::new(preview, rate)).into_response());
     }
@@ -282,7 +288,7 @@ async fn pause(
     change(&app, &tenant, id, OperationChange::Pause).await
 }
 
-/// Lets a paused operation go on.
+/// Resumes a paused operation.
 #[utoipa::path(post, path = "/operations/{id}/resume", tag = "operations", operation_id = "resumeOperation",
     params(("id" = String, Path)), responses((status = 200, body = OperationView), ActionProblems))]
 async fn resume(
@@ -319,11 +325,11 @@ async fn change(
         return Ok(axum::Json(changed.into()));
     }
     let now = find(app, tenant.num(), id).await?;
-    match (change, now.progress) {
+    match (change, now.state) {
         // It is as the caller wants it.
-        (OperationChange::Pause, Progress::Paused)
-        | (OperationChange::Resume, Progress::Running)
-        | (OperationChange::Cancel, Progress::Cancelled) => Ok(axum::Json(now.into())),
+        (OperationChange::Pause, OperationState::Paused)
+        | (OperationChange::Resume, OperationState::Running)
+        | (OperationChange::Cancel, OperationState::Cancelled) => Ok(axum::Json(now.into())),
         (_, state) => {
             let detail = format!("the operation is {}", state.as_str());
             Err(Problem::conflict("wrong_state", detail))

@@ -69,7 +69,7 @@ coded! {
 }
 
 coded! {
-    Progress {
+    OperationState {
         /// The deliveries are being looked for; nothing is done with them yet.
         Counting = 0 "counting",
         Running = 1 "running",
@@ -81,7 +81,7 @@ coded! {
     }
 }
 
-impl Progress {
+impl OperationState {
     /// Whether the operation has ended for good.
     #[must_use]
     pub fn is_final(self) -> bool {
@@ -95,7 +95,7 @@ coded! {
         ToDo = 0 "to_do",
         Success = 1 "success",
         Failed = 2 "failed",
-        /// The delivery was no longer as it was counted: it was sent, cancelled or deleted by someone else.
+        /// The delivery was no longer as it was counted: another call or operation has sent, cancelled or deleted it.
         Skipped = 3 "skipped",
     }
 }
@@ -142,7 +142,7 @@ pub struct Operation {
     pub id: OperationId,
     pub tenant: TenantNum,
     pub kind: Kind,
-    pub progress: Progress,
+    pub state: OperationState,
     pub selection: Selection,
     pub rate: u32,
     pub counts: Counts,
@@ -191,7 +191,7 @@ pub struct Shown {
     pub status: Status,
     /// Requests made, of any trigger.
     pub attempts: u16,
-    /// The operation that made the delivery or asked for its latest replay.
+    /// The operation that made the delivery, asked for its latest replay, or cancelled it.
     pub operation: Option<OperationNum>,
     /// Whether an attempt was asked for that was not made yet.
     pub is_due_again: bool,
@@ -225,6 +225,9 @@ impl Operation {
             // Only its fan-out knows it, or it is gone, which a cancellation finds out.
             (Kind::Purge, None) | (Kind::Owe, None) => Step::Ask,
             (Kind::Purge, Some(Shown { status: Status::Pending, .. })) => Step::Ask,
+            (Kind::Purge, Some(shown)) if shown.status == Status::Cancelled && shown.operation == Some(self.num) => {
+                Step::End(ItemState::Success)
+            }
             (Kind::Retry, Some(shown)) if self.may_be_retried(shown) => Step::Ask,
             (Kind::Retry | Kind::Purge | Kind::Owe, _) => skipped,
         }
@@ -261,7 +264,7 @@ mod tests {
             id: OperationId::generate(),
             tenant: TenantNum(1),
             kind,
-            progress: Progress::Running,
+            state: OperationState::Running,
             selection,
             rate: 1,
             counts: Counts::default(),
@@ -312,6 +315,8 @@ mod tests {
         let purge = |status| step(Kind::Purge, Some(Status::Pending), Some(Shown { status, ..FAILED }));
         let ended = [Status::Success, Status::Failed, Status::Cancelled].map(purge);
         assert_eq!((purge(Status::Pending), ended), (Step::Ask, [skipped; 3]));
+        let cancelled = Shown { status: Status::Cancelled, operation: Some(OURS), ..FAILED };
+        assert_eq!(step(Kind::Purge, Some(Status::Pending), Some(cancelled)), Step::End(ItemState::Success));
         assert_eq!(step(Kind::Purge, Some(Status::Pending), None), Step::Ask);
         assert_eq!((step(Kind::Owe, None, None), step(Kind::Owe, None, Some(FAILED))), (Step::Ask, skipped));
     }

@@ -51,8 +51,8 @@ impl Engine {
             targets: Arc::new([webhook.num]),
             is_ordered: self.inner.routes.is_any_ordered(webhook.tenant, &[webhook.num]),
         };
-        let published = self.inner.journal.publish(vec![draft], once).await?;
-        let id = tested(&published, num).ok_or(EngineError::NotFound)?;
+        let answer = self.inner.journal.publish(vec![draft], once).await?;
+        let id = tested(&answer.published, num).ok_or(EngineError::NotFound)?;
         let host = &self.inner.context.host;
         let until = host.steady() + Duration::from_millis(webhook.policy.timeout_ms.into()) + TEST_PATIENCE;
         while self.inner.store.first_attempt(id).await?.is_none() && host.steady() < until && self.is_ready() {
@@ -114,7 +114,7 @@ impl Engine {
             return Err(EngineError::Settled);
         }
         self.inner.store.enter(by, Deed::new(Action::CancelDelivery, Some(tenant), id)).await?;
-        self.ops().cancel(id).await?;
+        self.ops().cancel(id, None).await?;
         // An outcome that was recorded while this call was being made wins.
         let after = self.delivery(tenant, id).await?.ok_or(EngineError::NotFound)?.state;
         let taken_back = after.status != Status::Pending && after.attempts == before.attempts;

@@ -228,7 +228,7 @@ impl Dispatcher {
     async fn cancel(&self, deleted: Vec<Item>) -> Result<(), DispatchError> {
         let at = self.context.host.now();
         for item in deleted {
-            self.context.journal.record(Record::Cancel { id: item.id(), at }).await?;
+            self.context.journal.record(Record::Cancel { id: item.id(), at, operation: None }).await?;
         }
         Ok(())
     }

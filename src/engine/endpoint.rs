@@ -289,7 +289,9 @@ impl Endpoint {
                 Effect::Warn { failing_since } => self.warn(failing_since, shell),
                 Effect::Disable { reason } => self.disable(reason, shell),
                 Effect::Defer { event } => self.record(Record::Defer { id: self.id(event), next_at: now.wall }, shell),
-                Effect::Cancel { event } => self.record(Record::Cancel { id: self.id(event), at: now.wall }, shell),
+                Effect::Cancel { event } => {
+                    self.record(Record::Cancel { id: self.id(event), at: now.wall, operation: None }, shell)
+                }
                 Effect::Load { limit, known } => self.load(limit, known, shell),
                 Effect::Recall { events } => recalled.extend(events),
             }

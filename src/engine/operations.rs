@@ -1,11 +1,12 @@
 //! Operations on many deliveries: the calls of the API, and the two tasks that do the work. One counts an operation's
-//! deliveries, which become its items ([`counting`]); the other carries items out, each node those of the webhooks that
+//! deliveries ([`walk`]), which become its items ([`counting`]); the other carries items out, each node those of the webhooks that
 //! it serves ([`runner`]), at the operation's rate ([`pace`]). A delivery goes through its endpoint's lane like any other
 //! and takes its turn there.
 
 mod counting;
 mod pace;
 mod runner;
+mod walk;
 
 use std::time::Duration;
 
@@ -21,8 +22,11 @@ use crate::store::operations::{NewOperation, OperationChange};
 use crate::store::{Store, StoreError};
 
 use super::Engine;
+use super::context::EngineContext;
 
-use self::counting::Walk;
+use self::counting::Counter;
+use self::runner::Runner;
+use self::walk::Walk;
 
 /// How long a preview looks for deliveries before it answers how many it has found so far.
 const PREVIEW_TIME: Duration = Duration::from_secs(5);
@@ -87,8 +91,8 @@ impl Engine {
 
     /// Starts the tasks that count and carry out operations.
     pub(super) fn spawn_operations(&self) {
-        let counting = or_abort("the counting of operations", counting::run(self.clone()));
-        let running = or_abort("the operations", runner::Runner::new(self.clone()).run());
+        let counting = or_abort("the counting of operations", Counter::new(self.clone()).run());
+        let running = or_abort("the operations", Runner::new(self.clone()).run());
         for task in [Box::pin(counting) as BoxFuture<'static, ()>, Box::pin(running)] {
             self.beside(|stopping| async move {
                 stopping.run_until_cancelled(task).await;

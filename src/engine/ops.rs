@@ -5,7 +5,7 @@ use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
+use crate::domain::id::{DeliveryId, EventSeq, OperationNum, WebhookNum};
 use crate::domain::moment::UnixMillis;
 use crate::journal::Record;
 use crate::journal::feed::Feed;
@@ -126,10 +126,11 @@ impl Ops {
         if found == (InLane::Started { manual: false }) { Err(EngineError::InFlight) } else { Ok(()) }
     }
 
-    /// Cancels a pending delivery. An outcome that is recorded meanwhile wins, which the caller must look for.
-    pub(super) async fn cancel(&self, id: DeliveryId) -> Result<(), EngineError> {
+    /// Cancels a pending delivery, for an operation if one asks for it. An outcome that is recorded meanwhile wins, which
+    /// the caller must look for.
+    pub(super) async fn cancel(&self, id: DeliveryId, operation: Option<OperationNum>) -> Result<(), EngineError> {
         self.take_out(id).await?;
-        self.record(id, Record::Cancel { id, at: self.context.host.now() }).await?;
+        self.record(id, Record::Cancel { id, at: self.context.host.now(), operation }).await?;
         // A request that has begun meanwhile ends, and only its success still counts.
         self.registry.withdraw(id).await;
         Ok(())

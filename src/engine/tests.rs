@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::domain::delivery::Status;
 use crate::domain::id::{DeliveryId, EventSeq, TenantId, WebhookId};
-use crate::journal::{Draft, Record};
+use crate::journal::{Draft, Published, Record};
 use crate::secrets::MasterKey;
 use crate::store::Options;
 use crate::store::audit::Author;
@@ -134,7 +134,7 @@ impl World {
             targets: webhooks.iter().map(|webhook| webhook.num).collect(),
             is_ordered: false,
         };
-        let published = self.engine.inner.journal.publish(vec![draft], None).await.unwrap();
+        let published = self.engine.inner.journal.publish(vec![draft], None).await.unwrap().published;
         let [Published::Accepted(receipt)] = published.as_slice() else { panic!("{published:?}") };
         webhooks.iter().map(|webhook| DeliveryId { event: receipt.seq, webhook: webhook.num }).collect()
     }

@@ -56,7 +56,7 @@ pub enum Behind {
 pub struct Gap {
     /// Of the events that were committed here, the newest one in the gap.
     pub through: EventSeq,
-    /// The gap begins with the first open fan-out, whatever was read before.
+    /// The gap begins with the first open fan-out; earlier reads do not count.
     pub starts_over: bool,
 }
 

@@ -36,7 +36,9 @@ use super::ledger::Ledger;
 use super::ledger_updates::{Committed, apply};
 use super::recent_cancels::RecentCancels;
 use super::remote_shards::RemoteShards;
-use super::{Draft, JournalBounds, JournalStats, PublishError, PublishRequest, Published, Record, Request};
+use super::{
+    Draft, JournalBounds, JournalStats, PublishAnswer, PublishError, PublishRequest, Published, Record, Request,
+};
 use crate::store::journal_db::rows::{Change, Rows, Update, Updated};
 use crate::store::journal_db::{JournalDb, JournalTransaction};
 
@@ -67,7 +69,7 @@ pub(super) struct Writer {
     outputs: Outputs,
 }
 
-type Answers = Vec<Result<Vec<Published>, PublishError>>;
+type Answers = Vec<Result<PublishAnswer, PublishError>>;
 
 /// What a transaction has prepared and its commit makes true.
 struct Prepared {
@@ -311,7 +313,7 @@ impl Writer {
                 let once = Once { key: key.clone(), status: 202, answer };
                 on.remember(once, now).await?;
             }
-            prepared.answers.push(Ok(published));
+            prepared.answers.push(Ok(PublishAnswer { published, is_repeated: false }));
         }
         Ok(())
     }
@@ -320,13 +322,13 @@ impl Writer {
         &self,
         on: &mut dyn JournalTransaction,
         once: &OnceKey,
-    ) -> Result<Option<Result<Vec<Published>, PublishError>>, StoreError> {
+    ) -> Result<Option<Result<PublishAnswer, PublishError>>, StoreError> {
         let unreadable = |error: String| Some(Err(PublishError::Unreadable(error)));
         Ok(match on.seen(once).await {
             Ok(Seen::New) => None,
             Ok(Seen::Otherwise) => Some(Err(PublishError::KeyReused)),
             Ok(Seen::Before { answer, .. }) => match serde_json::from_slice(&answer) {
-                Ok(answer) => Some(Ok(answer)),
+                Ok(published) => Some(Ok(PublishAnswer { published, is_repeated: true })),
                 Err(error) => unreadable(error.to_string()),
             },
             // Only this publisher is refused; the rest of the batch is sound.
@@ -397,9 +399,9 @@ impl Writer {
                     rows.deferrals.push((*id, DeliveryState::pending(Some(*next_at))));
                     self.tracker.mark(*id);
                 }
-                Record::Cancel { id, at } => {
+                Record::Cancel { id, at, operation } => {
                     rows.deferrals.push((*id, DeliveryState::pending(Some(*at))));
-                    rows.updates.push(Update::Cancel { id: *id, at: *at });
+                    rows.updates.push(Update::Cancel { id: *id, at: *at, operation: *operation });
                     self.tracker.mark(*id);
                 }
                 Record::Retry { id, at, operation } => {

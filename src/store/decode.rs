@@ -1,11 +1,18 @@
 //! Reads ids and JSON from rows. A value that cannot be read is an error that names it.
 
+use sea_orm::FromQueryResult;
 use serde::de::DeserializeOwned;
 
 use crate::domain::id::WebhookId;
 use crate::domain::shard::ShardNum;
 
 use super::StoreError;
+
+/// The result of a statement that selects one key, as `num`.
+#[derive(Debug, FromQueryResult)]
+pub(super) struct NumRow {
+    pub(super) num: i64,
+}
 
 pub(super) fn webhook_id_of(bytes: &[u8]) -> Result<WebhookId, StoreError> {
     WebhookId::from_bytes(bytes).ok_or_else(|| StoreError::unreadable("id", "not 16 bytes"))

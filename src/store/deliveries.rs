@@ -12,7 +12,7 @@ use crate::domain::id::{DeliveryId, EventSeq, TenantNum, WebhookId, WebhookNum};
 use crate::domain::moment::UnixMillis;
 use crate::domain::outcome::OutcomeKind;
 
-use super::decode::webhook_id_of;
+use super::decode::{NumRow, webhook_id_of};
 use super::unreadable::{is_damage_of_event, is_damaged, key_of};
 use super::{Store, StoreError};
 
@@ -72,11 +72,6 @@ struct DeliveryRow {
     manual_from: Option<i16>,
     manual_next_at: Option<i64>,
     operation: Option<i64>,
-}
-
-#[derive(Debug, FromQueryResult)]
-struct NumRow {
-    num: i64,
 }
 
 impl Store {

@@ -8,15 +8,18 @@ use sea_orm::{
     QueryOrder, QuerySelect, QueryTrait, Set, Statement,
 };
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use crate::domain::delivery::Status;
 use crate::domain::id::{DeliveryId, EventSeq, OperationId, OperationNum, TenantNum, WebhookId, WebhookNum};
 use crate::domain::moment::UnixMillis;
-use crate::domain::operation::{Counts, DEFAULT_RATE, Item, ItemState, Kind, Operation, Progress, Selection, Shown};
+use crate::domain::operation::{
+    Counts, DEFAULT_RATE, Item, ItemState, Kind, Operation, OperationState, Selection, Shown,
+};
 use crate::domain::outcome::OutcomeKind;
 
 use super::audit::{self, Action, Author, Deed};
-use super::decode::json;
+use super::decode::{self, NumRow};
 use super::dialect;
 use super::idempotency::Once;
 use super::{Page, Store, StoreError};
@@ -65,7 +68,7 @@ impl NewOperation {
             id,
             tenant,
             kind,
-            progress: Progress::Counting,
+            state: OperationState::Counting,
             selection,
             rate,
             counts: Counts::default(),
@@ -123,7 +126,7 @@ impl TryFrom<Model> for Operation {
 
     fn try_from(row: Model) -> Result<Self, StoreError> {
         let kind = Kind::from_code(row.kind).ok_or_else(|| StoreError::unreadable("kind", row.kind))?;
-        let progress = Progress::from_code(row.state).ok_or_else(|| StoreError::unreadable("state", row.state))?;
+        let state = OperationState::from_code(row.state).ok_or_else(|| StoreError::unreadable("state", row.state))?;
         let counts = Counts {
             matched: number("matched", row.matched)?,
             success: number("success", row.success)?,
@@ -135,8 +138,8 @@ impl TryFrom<Model> for Operation {
             id: OperationId::from_bytes(&row.id).ok_or_else(|| StoreError::unreadable("id", "not 16 bytes"))?,
             tenant: TenantNum(row.tenant_num),
             kind,
-            progress,
-            selection: json::<SelectionText>("selection", &row.selection)?.try_into()?,
+            state,
+            selection: decode::json::<SelectionText>("selection", &row.selection)?.try_into()?,
             rate: number("rate_per_second", row.rate_per_second.into())?,
             counts,
             error: row.error,
@@ -190,8 +193,9 @@ impl TryFrom<ItemRow> for Item {
 }
 
 #[derive(Debug, FromQueryResult)]
-struct NumRow {
-    num: i64,
+struct KeyRow {
+    webhook_num: i64,
+    event_seq: i64,
 }
 
 /// Call in the transaction that asks for the operation.
@@ -207,7 +211,7 @@ pub(super) async fn insert<C: ConnectionTrait>(
         id: Set(id.bytes()),
         tenant_num: Set(tenant.0),
         kind: Set(kind.code()),
-        state: Set(Progress::Counting.code()),
+        state: Set(OperationState::Counting.code()),
         selection: Set(text),
         rate_per_second: Set(rate.cast_signed()),
         matched: Set(0),
@@ -311,18 +315,24 @@ impl Store {
             let Some(row) = found else { return Ok(None) };
             let before = Operation::try_from(row.clone())?;
             let mut row = row.into_active_model();
-            match (change, before.progress) {
-                (OperationChange::Rate(rate), progress) if !progress.is_final() => {
+            match (change, before.state) {
+                (OperationChange::Rate(rate), state) if !state.is_final() => {
                     row.rate_per_second = Set(rate.cast_signed());
                 }
-                (OperationChange::Pause, Progress::Running) => row.state = Set(Progress::Paused.code()),
-                (OperationChange::Resume, Progress::Paused) => row.state = Set(Progress::Running.code()),
-                (OperationChange::Cancel, progress) if !progress.is_final() => {
-                    row.state = Set(Progress::Cancelled.code());
+                (OperationChange::Pause, OperationState::Running) => row.state = Set(OperationState::Paused.code()),
+                (OperationChange::Resume, OperationState::Paused) => row.state = Set(OperationState::Running.code()),
+                (OperationChange::Cancel, state) if !state.is_final() => {
+                    row.state = Set(OperationState::Cancelled.code());
                 }
                 _ => return Ok(None),
             }
-            audit::enter(on, by, Deed::new(change.action(), Some(before.tenant), before.id), now).await?;
+            let mut deed = Deed::new(change.action(), Some(before.tenant), before.id);
+            if let OperationChange::Rate(rate) = change {
+                let shown = |rate: u32| json!({"ratePerSecond": rate});
+                let fields = audit::named(&[("ratePerSecond", rate != before.rate)]);
+                deed = deed.of_fields(fields).with_values(&shown(before.rate), &shown(rate));
+            }
+            audit::enter(on, by, deed, now).await?;
             Operation::try_from(row.update(on).await?).map(Some)
         })
         .await
@@ -341,12 +351,6 @@ impl Store {
             found.extend(self.if_readable("operation", row.num, Operation::try_from(row))?);
         }
         Ok(found)
-    }
-
-    /// How far the operation is.
-    pub async fn progress_of(&self, operation: OperationNum) -> Result<Option<Progress>, StoreError> {
-        let row = Entity::find_by_id(operation.0).one(self.engine_readers()).await?;
-        Ok(row.and_then(|row| Progress::from_code(row.state)))
     }
 
     /// Adds items, unless the operation has them already.
@@ -368,8 +372,8 @@ impl Store {
         let sql = format!(
             "UPDATE operation SET state = {}, started_at = $1, \
              matched = (SELECT COUNT(*) FROM operation_item WHERE operation = $2) WHERE num = $2 AND state = {}",
-            Progress::Running.code(),
-            Progress::Counting.code()
+            OperationState::Running.code(),
+            OperationState::Counting.code()
         );
         let statement = Statement::from_sql_and_values(self.backend(), sql, [now.0.into(), operation.0.into()]);
         self.write(async |on| Ok(on.execute_raw(statement).await.map(drop)?)).await
@@ -379,7 +383,7 @@ impl Store {
     pub async fn fail_operation(&self, operation: OperationNum, why: &str, now: UnixMillis) -> Result<(), StoreError> {
         self.write(async |on| {
             let failed = Entity::update_many()
-                .col_expr(Column::State, Expr::value(Progress::Failed.code()))
+                .col_expr(Column::State, Expr::value(OperationState::Failed.code()))
                 .col_expr(Column::Error, Expr::value(why))
                 .col_expr(Column::FinishedAt, Expr::value(now.0))
                 .filter(Column::Num.eq(operation.0))
@@ -392,7 +396,7 @@ impl Store {
     /// Ends the operation if it runs and none of its items is to be done any more, or if it was cancelled and what it has
     /// asked for has ended. Answers whether it is done.
     pub async fn finish_operation(&self, operation: OperationNum, now: UnixMillis) -> Result<bool, StoreError> {
-        let ends = |from: Progress, to: Progress, left: ToDo| {
+        let ends = |from: OperationState, to: OperationState, left: ToDo| {
             let sql = format!(
                 "UPDATE operation SET state = {}, finished_at = $1 WHERE num = $2 AND state = {} AND finished_at IS NULL \
                  AND NOT EXISTS (SELECT 1 FROM operation_item WHERE operation = $2 AND {})",
@@ -403,8 +407,8 @@ impl Store {
             Statement::from_sql_and_values(self.backend(), sql, [now.0.into(), operation.0.into()])
         };
         self.write(async |on| {
-            on.execute_raw(ends(Progress::Cancelled, Progress::Cancelled, ToDo::AskedFor)).await?;
-            let done = on.execute_raw(ends(Progress::Running, Progress::Done, ToDo::All)).await?;
+            on.execute_raw(ends(OperationState::Cancelled, OperationState::Cancelled, ToDo::AskedFor)).await?;
+            let done = on.execute_raw(ends(OperationState::Running, OperationState::Done, ToDo::All)).await?;
             Ok(done.rows_affected() > 0)
         })
         .await
@@ -435,18 +439,31 @@ impl Store {
         operation: OperationNum,
         webhook: WebhookNum,
         after: EventSeq,
-        (which, limit): (ToDo, u64),
+        limit: u64,
     ) -> Result<Vec<EventSeq>, StoreError> {
         let sql = format!(
             "SELECT event_seq AS num FROM operation_item WHERE operation = $1 AND {} \
              AND webhook_num = $2 AND event_seq > $3 ORDER BY event_seq LIMIT $4",
-            which.condition()
+            ToDo::All.condition()
         );
         let values = [operation.0.into(), webhook.0.into(), after.0.into(), limit.cast_signed().into()];
         let statement = Statement::from_sql_and_values(self.backend(), sql, values);
         let rows: Vec<NumRow> =
             self.all_readable(self.engine_readers(), ("operation_item", &["num"]), statement).await?;
         Ok(rows.into_iter().map(|row| EventSeq(row.num)).collect())
+    }
+
+    /// The items for which an attempt was asked for and that have not ended. A row that cannot be read is passed over.
+    pub async fn items_asked_for(&self, operation: OperationNum) -> Result<Vec<DeliveryId>, StoreError> {
+        let sql = format!(
+            "SELECT webhook_num, event_seq FROM operation_item WHERE operation = $1 AND {}",
+            ToDo::AskedFor.condition()
+        );
+        let statement = Statement::from_sql_and_values(self.backend(), sql, [operation.0.into()]);
+        let key = ("operation_item", &["webhook_num", "event_seq"][..]);
+        let rows: Vec<KeyRow> = self.all_readable(self.engine_readers(), key, statement).await?;
+        let id = |row: KeyRow| DeliveryId { event: EventSeq(row.event_seq), webhook: WebhookNum(row.webhook_num) };
+        Ok(rows.into_iter().map(id).collect())
     }
 
     /// The items of these events to a webhook, with their deliveries. One that cannot be read is missing.
@@ -458,7 +475,7 @@ impl Store {
     ) -> Result<Vec<Item>, StoreError> {
         let backend = self.backend();
         let sql = format!(
-            "SELECT i.event_seq, i.attempt, a.outcome, d.status, d.attempts, d.manual_from, d.operation \
+            "SELECT i.webhook_num, i.event_seq, i.attempt, a.outcome, d.status, d.attempts, d.manual_from, d.operation \
              FROM operation_item i \
              LEFT JOIN delivery d ON d.event_seq = i.event_seq AND d.webhook_num = i.webhook_num \
              LEFT JOIN attempt a ON a.event_seq = i.event_seq AND a.webhook_num = i.webhook_num AND a.number = i.attempt \
@@ -467,11 +484,12 @@ impl Store {
         );
         let events = dialect::numbers(backend, events.iter().map(|event| event.0));
         let statement = Statement::from_sql_and_values(backend, sql, [operation.0.into(), webhook.0.into(), events]);
-        let rows: Vec<ItemRow> =
-            self.all_readable(self.engine_readers(), ("delivery", &["event_seq"]), statement).await?;
+        let key = ("operation_item", &["webhook_num", "event_seq"][..]);
+        let rows: Vec<ItemRow> = self.all_readable(self.engine_readers(), key, statement).await?;
         let mut found = Vec::with_capacity(rows.len());
         for row in rows {
-            found.extend(self.if_readable("delivery", row.event_seq, Item::try_from(row))?);
+            let key = format!("{}/{}", webhook.0, row.event_seq);
+            found.extend(self.if_readable("operation_item", key, Item::try_from(row))?);
         }
         Ok(found)
     }

@@ -16,6 +16,7 @@ use crate::domain::outcome::OutcomeKind;
 use crate::domain::policy::Policy;
 use crate::secrets::SealContext;
 
+use super::audit::entry_of;
 use super::decode::{json, shard_of, webhook_id_of};
 use super::deliveries::{attempt_of, state_of_row};
 use super::keys::ApiKey;
@@ -129,7 +130,7 @@ impl Store {
             opened.map(drop).map_err(|error| StoreError::unreadable("answer", error))
         })
         .await?;
-        scan.table::<audit::Entity>("audit", &["num"], |_| Ok(())).await?;
+        scan.table::<audit::Entity>("audit", &["num"], |row| entry_of(row).map(drop)).await?;
         scan.table::<operation::Entity>("operation", &["num"], |row| Operation::try_from(row).map(drop)).await?;
         scan.table::<operation_item::Entity>("operation_item", &["operation", "webhook_num", "event_seq"], |row| {
             item_state_of(row.state).map(drop)

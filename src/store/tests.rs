@@ -40,7 +40,7 @@ use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::domain::in_doubt::InDoubt;
 use crate::domain::moment::UnixMillis;
 use crate::domain::shard::ShardNum;
-use crate::journal::{Draft, PublishError, Published, Record};
+use crate::journal::{Draft, PublishAnswer, PublishError, Published, Record};
 use crate::secrets::{MasterKey, SealContext};
 
 use self::world::{Home, On, World, attempted, bearer, id, shown};
@@ -90,7 +90,7 @@ async fn a_callers_id_is_one_event_however_often_and_concurrently_it_is_publishe
     let drafts = (0..5).map(|_| world.draft(Some(("order-1", 1)), &[])).collect();
     let (batch, single) =
         tokio::join!(world.running.journal.publish(drafts, None), world.publish(Some(("order-1", 1)), &[]));
-    let mut all = batch.unwrap();
+    let mut all = batch.unwrap().published;
     all.push(single);
     let accepted: Vec<_> = all.iter().filter(|published| matches!(published, Published::Accepted(_))).collect();
     assert_eq!(accepted.len(), 1);
@@ -104,8 +104,11 @@ async fn an_idempotency_key_gives_the_first_answer_again(on: On) {
     let world = World::new(on).await;
     let once = OnceKey { tenant: Some(world.tenant.num), key: "k".to_owned(), fingerprint: [1; 32] };
     let publish = |once: OnceKey| world.running.journal.publish(vec![world.draft(None, &[])], Some(once));
-    let first = publish(once.clone()).await.unwrap();
-    assert_eq!(publish(once.clone()).await.unwrap(), first);
+    let (one, two) = tokio::join!(publish(once.clone()), publish(once.clone()));
+    let [one, two] = [one, two].map(Result::unwrap);
+    assert_eq!(one.published, two.published);
+    assert_ne!(one.is_repeated, two.is_repeated, "one of two at once is the first");
+    assert_eq!(publish(once.clone()).await.unwrap(), PublishAnswer { is_repeated: true, ..one });
     let other = OnceKey { fingerprint: [2; 32], ..once };
     assert!(matches!(publish(other).await, Err(PublishError::KeyReused)));
     let now = UnixMillis::now();
@@ -122,7 +125,10 @@ async fn the_journals_room_counts_whom_events_are_owed_to(on: On) {
         tokio::join!(journal.publish(vec![mib; 64], None), journal.publish(vec![world.draft(None, &[])], None));
     assert!(matches!(refused, Err(PublishError::Full)), "64 MiB wait already: {refused:?}");
     // A slow machine may not write this much within a batch's time limit.
-    assert!(full.as_ref().is_ok_and(|all| all.len() == 64) || matches!(full, Err(PublishError::Store(_))), "{full:?}");
+    assert!(
+        full.as_ref().is_ok_and(|all| all.published.len() == 64) || matches!(full, Err(PublishError::Store(_))),
+        "{full:?}"
+    );
     world.publish(None, &[]).await;
 }
 
@@ -237,7 +243,7 @@ async fn cancelled_stays_cancelled_unless_a_request_under_way_succeeds(on: On) {
     let webhook = world.webhook().await;
     let (a, b) = (world.accept(&[webhook.num.0]).await, world.accept(&[webhook.num.0]).await);
     for receipt in [a, b] {
-        world.record(Record::Cancel { id: id(receipt, webhook.num), at: UnixMillis(1) }).await;
+        world.record(Record::Cancel { id: id(receipt, webhook.num), at: UnixMillis(1), operation: None }).await;
     }
     let retry = attempted(id(a, webhook.num), 1, Status::Pending, Some(UnixMillis(9)));
     world.record(retry).await;
@@ -259,7 +265,7 @@ async fn a_manual_retry_remembers_what_to_fall_back_to(on: On) {
     let state = world.delivery(id).await.unwrap().state;
     assert_eq!((state.status, state.next_at), (Status::Pending, Some(UnixMillis(77))), "the second changes nothing");
     assert_eq!(state.manual.unwrap().status, Status::Failed);
-    world.record(Record::Cancel { id, at: UnixMillis(99) }).await;
+    world.record(Record::Cancel { id, at: UnixMillis(99), operation: None }).await;
     let state = world.delivery(id).await.unwrap().state;
     assert_eq!((state.status, state.manual), (Status::Failed, None), "a cancelled manual retry restores the state");
 }

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use crate::support::client::{Client, try_send};
+use crate::support::client::Client;
 use crate::support::databases::{On, on_both};
 use crate::support::fact;
 use crate::support::fleet::{Fleet, make_hooks};
@@ -150,7 +151,8 @@ async fn an_operation_is_paused_slowed_resumed_and_cancelled_while_it_runs() {
     let act = async |action: &str| failed.client().act(&format!("/operations/{id}/{action}")).await;
     assert_eq!(act("pause").await.expect(200)["state"], "paused");
     act("pause").await.expect(200);
-    // What was asked for before the pause still ends.
+    // What was asked for before the pause still ends: a delivery that is not at rest would still be `pending`.
+    failed.has("pending", 0).await;
     let rests = |operation: &Value| operation["done"].as_u64() == u64::try_from(failed.hook.requests().len() - 40).ok();
     let paused = failed.when(&id, "what was asked for has ended", rests).await;
     assert!(counts(&paused)[1] < 40, "{paused}");
@@ -222,13 +224,41 @@ async fn a_purge_cancels_what_matches_and_nothing_else() {
     assert!(events.iter().all(|event| event == "bill.paid"), "{events:?}");
 }
 
+on_both!(a_delivery_that_a_purge_and_a_person_cancel_at_once_is_counted_by_one_of_them);
+async fn a_delivery_that_a_purge_and_a_person_cancel_at_once_is_counted_by_one_of_them() {
+    const MANY: usize = 120;
+    let (world, hook) = World::with_webhook(Receiver::ok()).await;
+    world.client().act(&hook.path("/pause")).await.expect(200);
+    let event = json!({"event": "call.ended", "data": {}});
+    world.client().post("/events/batch", &json!({"events": vec![event; MANY]})).await.expect(202);
+    let pending = fact::until("all are pending", async || {
+        let pending = world.client().walk("/deliveries?status=pending").await;
+        (pending.len() == MANY).then_some(pending)
+    })
+    .await;
+    let purge = json!({"kind": "purge", "ratePerSecond": 200});
+    let id = text(&world.client().post("/operations", &purge).await.expect(202), "id");
+    let by_hand = pending.iter().map(async |delivery| {
+        let cancelled = world.client().act(&format!("/deliveries/{}/cancel", text(delivery, "id"))).await;
+        u64::from(cancelled.status == 204 || cancelled.status == 200)
+    });
+    let by_hand: u64 = join_all(by_hand).await.into_iter().sum();
+    let done = operation_when(world.client(), &id, "it is done", |operation| operation["state"] == "done").await;
+    let [_, _, success, _, skipped] = counts(&done);
+    assert_eq!(success + by_hand, MANY as u64, "{skipped} skipped");
+    world.client().act(&hook.path("/resume")).await.expect(200);
+    assert_eq!(hook.requests().len(), 0);
+}
+
 on_both!(an_operation_goes_on_after_a_crash_and_sends_nothing_more_often_than_the_crash_excuses);
 async fn an_operation_goes_on_after_a_crash_and_sends_nothing_more_often_than_the_crash_excuses() {
     let mut failed = Failed::new(60).await;
     failed.accept_from_now_on();
-    let id = failed.begin(&json!({"kind": "retry", "ratePerSecond": 100})).await;
+    let id = failed.begin(&json!({"kind": "retry", "ratePerSecond": 20})).await;
     for crash in 1..=2 {
-        failed.when(&id, "some are sent", |operation| operation["success"].as_u64() > Some(10 * crash)).await;
+        let sent = |it: &Value| it["success"].as_u64() > Some(10 * crash);
+        let before = failed.when(&id, "some are sent", sent).await;
+        assert_eq!(before["state"], "running", "{before}");
         failed.world.kill();
         failed.world.ended().await;
         failed.world.restart().await;
@@ -298,12 +328,7 @@ async fn what_a_cancelled_operation_had_asked_for_is_counted_although_the_server
     failed.world.ended().await;
     failed.world.restart().await;
     failed.accept_from_now_on();
-    // A node that has just started may have to take over the webhook first.
-    let resumes = async || {
-        let call = failed.client().call(reqwest::Method::POST, &failed.hook.path("/resume"));
-        (try_send(call).await.ok()?.status == 200).then_some(())
-    };
-    fact::until_within(PATIENCE, "the webhook is resumed", resumes).await;
+    failed.client().act_once_owned(&failed.hook.path("/resume")).await;
     let ended = failed.when(&id, "what was asked for is counted", |it| it["finishedAt"].is_string()).await;
     assert_eq!((counts(&ended), &ended["state"]), ([10, 4, 4, 0, 0], &json!("cancelled")));
     assert_eq!(failed.hook.requests().len(), 14);

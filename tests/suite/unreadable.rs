@@ -14,7 +14,7 @@ use crate::support::world::{World, text};
 
 /// Statements that damage one row of the first tenant: the table, the statement, and the databases on which it works.
 /// PostgreSQL enforces column types, so some damage is possible on SQLite only.
-const DAMAGE: [(&str, &str, &[On]); 17] = [
+const DAMAGE: [(&str, &str, &[On]); 19] = [
     ("fanout", "INSERT INTO fanout (event_seq, shard, targets) SELECT MIN(seq), 7, {80} FROM event", &BOTH),
     ("event_caller_id", "UPDATE event_caller_id SET digest = {01}", &BOTH),
     ("idempotency", "UPDATE idempotency SET answer = {01}", &BOTH),
@@ -24,6 +24,13 @@ const DAMAGE: [(&str, &str, &[On]); 17] = [
     (
         "webhook_secret",
         "UPDATE webhook_secret SET sealed = {01} WHERE webhook_num = (SELECT num FROM webhook WHERE name = 'spare')",
+        &BOTH,
+    ),
+    // Still open, so that the engine reads it each second, beside a sound one that has to end.
+    ("operation", "UPDATE operation SET kind = 99, finished_at = NULL WHERE num = 1", &BOTH),
+    (
+        "operation_item",
+        "INSERT INTO operation_item (operation, webhook_num, event_seq, state) SELECT 1, 1, MIN(seq), 99 FROM event",
         &BOTH,
     ),
     ("event", "UPDATE event SET kind = x'ff' WHERE seq = (SELECT MIN(seq) FROM event)", &SQLITE),
@@ -74,6 +81,9 @@ pub(crate) async fn one_row_that_cannot_be_read_stops_nothing_else() {
     send(world.client().json(Method::POST, "/events", &event).header("idempotency-key", "once")).await.expect(202);
     failing.saw(1).await;
 
+    let none = json!({"kind": "retry", "status": "success"});
+    world.client().post("/operations", &none).await.expect(202);
+
     let other = world.another_tenant().await;
     let sound = Hook::create(&other.client, Receiver::ok(), json!({"events": ["call.failed"]})).await;
     let mut delivered = 0;
@@ -89,11 +99,17 @@ pub(crate) async fn one_row_that_cannot_be_read_stops_nothing_else() {
         let ready = send(world.anyone().root(Method::GET, "/readyz")).await.status;
         assert_eq!(ready, 200, "{table}");
         if !["api_key", "tenant"].contains(table) {
-            for list in ["/webhooks", "/deliveries", "/events", "/event-types", "/backlogs"] {
+            for list in ["/webhooks", "/deliveries", "/events", "/event-types", "/backlogs", "/operations"] {
                 assert_eq!(status(&world, list).await, 200, "{table}: GET {list}");
             }
         }
     }
+    let operation = other.client.post("/operations", &none).await.expect(202);
+    let path = format!("/operations/{}", text(&operation, "id"));
+    fact::until("an operation ends beside one that cannot be read", async || {
+        (other.client.get(&path).await.expect(200)["state"] == "done").then_some(())
+    })
+    .await;
     for list in ["/tenants", "/audit", "/backlogs"] {
         assert_eq!(world.admin().get(list).await.status, 200, "GET {list}");
     }

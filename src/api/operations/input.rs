@@ -1,5 +1,6 @@
 //! The bodies that ask for an operation or change one.
 
+use std::collections::HashSet;
 use std::ops::RangeInclusive;
 
 use serde_json::value::RawValue;
@@ -8,7 +9,7 @@ use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::api::body::Input;
-use crate::api::fields::{At, Errors, Fault, Given, Reader, any_text, boolean, integer, moment, word};
+use crate::api::fields::{At, Fault, Given, Reader, any_text, boolean, integer, moment, word};
 use crate::api::names;
 use crate::domain::delivery::Status;
 use crate::domain::id::{IdError, WebhookId};
@@ -23,7 +24,7 @@ const STATUS_CODE: RangeInclusive<u16> = 100..=599;
 /// Which deliveries an operation is for, and what is done with them.
 #[derive(Debug, ToSchema)]
 #[schema(as = ReplayInput, rename_all = "camelCase")]
-pub(super) struct Asked {
+pub(super) struct OperationRequest {
     /// `retry` sends settled deliveries again; `purge` cancels pending ones; `owe` makes deliveries of events that were
     /// accepted before and never owed to the webhooks, and needs `webhookIds`.
     #[schema(value_type = Option<String>, default = "retry")]
@@ -47,7 +48,7 @@ pub(super) struct Asked {
     /// Event types, prefixes such as `call.*`, or `*`; all by default.
     #[schema(value_type = Option<Vec<String>>, min_items = 1, max_items = 20)]
     pub(super) events: Vec<String>,
-    /// Deliveries in a second that it begins at most, over all nodes.
+    /// Maximum deliveries started per second, over all nodes.
     #[schema(value_type = Option<u32>, minimum = 1, maximum = 10_000, default = 100)]
     pub(super) rate_per_second: u32,
     /// Counts the deliveries and changes nothing.
@@ -61,7 +62,7 @@ macro_rules! asked_fields {
     };
 }
 
-impl Asked {
+impl OperationRequest {
     fn of_kind(reader: &mut Reader<'_, '_>, kind: Option<Kind>) -> Option<Self> {
         let statuses = statuses(kind?);
         let words: Vec<(&str, Status)> = statuses.iter().map(|status| (status.as_str(), *status)).collect();
@@ -115,42 +116,53 @@ fn kind(raw: &RawValue) -> Result<Kind, Fault> {
     word(raw, &kinds)
 }
 
-fn webhook_id(at: At<'_>, raw: &RawValue, errors: &mut Errors) -> Option<WebhookId> {
-    let id = any_text(raw)
-        .and_then(|text| text.parse().map_err(|error: IdError| Fault::new("invalid_id", error.to_string())));
-    id.map_err(|fault| errors.add(&at, fault)).ok()
+fn webhook_id(raw: &RawValue) -> Result<WebhookId, Fault> {
+    any_text(raw)?.parse().map_err(|error: IdError| Fault::new("invalid_id", error.to_string()))
 }
 
 #[derive(Debug)]
 pub(super) struct OperationInput {
     pub(super) webhook_ids: Vec<WebhookId>,
-    pub(super) asked: Asked,
+    pub(super) asked: OperationRequest,
 }
 
 impl Input for OperationInput {
     const FIELDS: &'static [&'static str] = asked_fields!("webhookIds");
 
     fn read(reader: &mut Reader<'_, '_>) -> Option<Self> {
-        let webhook_ids = reader.list("webhookIds", &(1..=MAX_WEBHOOKS), webhook_id);
+        let mut seen = HashSet::new();
+        let webhook_ids = reader.list("webhookIds", &(1..=MAX_WEBHOOKS), |at, raw, errors| {
+            let id = webhook_id(raw).map_err(|fault| errors.add(&at, fault)).ok()?;
+            if !seen.insert(id) {
+                errors.add(&at, Fault::new("duplicate_item", "given twice, once is accepted"));
+            }
+            Some(id)
+        });
         let kind = reader.required("kind", kind);
         reader.demand_if_null("webhookIds", &webhook_ids);
         if kind == Some(Kind::Owe) && !webhook_ids.is_given() {
             reader.demand("webhookIds", &webhook_ids);
         }
-        Some(Self { asked: Asked::of_kind(reader, kind)?, webhook_ids: webhook_ids.value().unwrap_or_default() })
+        Some(Self {
+            asked: OperationRequest::of_kind(reader, kind)?,
+            webhook_ids: webhook_ids.value().unwrap_or_default(),
+        })
     }
 }
 
-/// The members of [`Asked`], of which `kind` is required, and the webhooks.
+/// The members of [`OperationRequest`], of which `kind` is required, and the webhooks.
 impl PartialSchema for OperationInput {
     fn schema() -> RefOr<Schema> {
-        let mut schema = Asked::schema();
+        let mut schema = OperationRequest::schema();
         if let RefOr::T(Schema::Object(object)) = &mut schema {
             let id = ObjectBuilder::new().schema_type(Type::String);
             let ids = ArrayBuilder::new().items(id).min_items(Some(1)).max_items(Some(MAX_WEBHOOKS));
             let ids = ids.description(Some("The webhooks whose deliveries it is for; without it, all of the tenant."));
             object.properties.insert("webhookIds".to_owned(), ids.build().into());
-            object.properties.insert("kind".to_owned(), ObjectBuilder::new().schema_type(Type::String).build().into());
+            // Without the default, because it is required.
+            if let Some(RefOr::T(Schema::Object(kind))) = object.properties.get_mut("kind") {
+                (kind.default, kind.schema_type) = (None, Type::String.into());
+            }
             object.required.push("kind".to_owned());
         }
         schema
@@ -163,7 +175,7 @@ impl ToSchema for OperationInput {
     }
 }
 
-impl Input for Asked {
+impl Input for OperationRequest {
     const FIELDS: &'static [&'static str] = asked_fields!();
 
     fn read(reader: &mut Reader<'_, '_>) -> Option<Self> {
@@ -179,7 +191,7 @@ impl Input for Asked {
 #[derive(Debug, ToSchema)]
 #[schema(as = OperationPatch)]
 pub(super) struct OperationPatch {
-    /// Deliveries in a second that it begins at most, over all nodes.
+    /// Maximum deliveries started per second, over all nodes.
     #[schema(rename = "ratePerSecond", minimum = 1, maximum = 10_000)]
     pub(super) rate: u32,
 }

@@ -14,7 +14,7 @@ use crate::api::deliveries::{self, DeliveryParams, DeliveryView, TestAnswer};
 use crate::api::etag::{Changed, IfMatch, at_version, changed};
 use crate::api::events::published_before;
 use crate::api::fields::{Given, Reader, integer};
-use crate::api::idempotency::{IdempotencyKey, Kept, mark_replayed};
+use crate::api::idempotency::{IdempotencyKey, StoredAnswer, mark_replayed};
 use crate::api::page::{NoQuery, PageParams, PageView, Query};
 use crate::api::path::{One, Two};
 use crate::api::problem::Problem;
@@ -57,7 +57,7 @@ pub(super) async fn test(
     let first = published_before(&app, key.as_ref()).await?;
     let is_replayed = first.is_some();
     let delivery = match first {
-        Some(published) => tested(&published, webhook.num).ok_or(Problem::no_such("delivery"))?,
+        Some(answer) => tested(&answer.published, webhook.num).ok_or(Problem::no_such("delivery"))?,
         None => {
             if_match.only(webhook.version)?;
             app.engine().test(webhook.num, key, &tenant.author()).await?
@@ -106,7 +106,7 @@ pub(super) async fn rotate_secret(
     let (RotateInput { grace_seconds }, sent) = body.accepted()?;
     let grace = Duration::from_secs(grace_seconds.value().unwrap_or(DEFAULT_GRACE).into());
     let key = key.with(Some(tenant.num()), &sent);
-    if let Some(first) = Kept::first(&app, key.as_ref()).await? {
+    if let Some(first) = StoredAnswer::first(&app, key.as_ref()).await? {
         return Ok(first);
     }
     let (secret, by) = (SigningSecret::generate(), tenant.author());
@@ -118,7 +118,7 @@ pub(super) async fn rotate_secret(
         let receiver = ReceiverFields::new(webhook.num, &receiver);
         let kept = |webhook: &Webhook, secrets: &[SecretInfo]| {
             let view = WebhookView::new(webhook.clone(), tenant.row.id, secrets.to_vec(), receiver.clone());
-            Kept::new(webhook.version, &NewWebhookView::new(view, secret.reveal()))
+            StoredAnswer::new(webhook.version, &NewWebhookView::new(view, secret.reveal()))
         };
         let mut rotation = Rotation::new(&text, UnixMillis::now().plus(grace)).of_version(only);
         if let Some(key) = key.clone() {
@@ -133,11 +133,11 @@ pub(super) async fn rotate_secret(
     });
     match rotated.await {
         Ok(kept) => {
-            let Kept { version, shown } = kept.map_err(|error| Problem::internal(&error))?;
+            let StoredAnswer { version, shown } = kept.map_err(|error| Problem::internal(&error))?;
             Ok(at_version(version, &shown))
         }
         // Another request with this key came first.
-        Err(problem) => Kept::first(&app, key.as_ref()).await?.ok_or(problem),
+        Err(problem) => StoredAnswer::first(&app, key.as_ref()).await?.ok_or(problem),
     }
 }
 

@@ -26,7 +26,7 @@ async fn publish(store: &Store, tenant: TenantNum, sizes: &[usize]) -> Vec<Arc<E
         targets: Arc::new([WebhookNum(1)]),
         is_ordered: false,
     };
-    let published = journal.publish(sizes.iter().map(draft).collect(), None).await.unwrap();
+    let published = journal.publish(sizes.iter().map(draft).collect(), None).await.unwrap().published;
     assert!(published.iter().all(|published| matches!(published, Published::Accepted(_))), "{published:?}");
     let page = store.fanouts(EventSeq::ZERO, 100).await.unwrap();
     page.fanouts.into_iter().map(|fanout| fanout.event).collect()

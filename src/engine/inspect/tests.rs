@@ -52,7 +52,7 @@ async fn publish(store: &Store, tenant: TenantNum, targets: &[Webhook]) -> Store
         targets: targets.iter().map(|webhook| webhook.num).collect(),
         is_ordered: false,
     };
-    let published = journal.publish(vec![draft], None).await.unwrap();
+    let published = journal.publish(vec![draft], None).await.unwrap().published;
     let [Published::Accepted(receipt)] = published[..] else { panic!("{published:?}") };
     store.event(tenant, receipt.seq).await.unwrap().unwrap()
 }

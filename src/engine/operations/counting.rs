@@ -1,21 +1,15 @@
-//! Looks for the deliveries that an operation selects, and makes them its items. The node that serves the first shard
-//! counts. A crash begins the count anew, which adds no item twice.
+//! Counts the deliveries that operations select, and makes them their items. The node that serves the first shard counts,
+//! a page of each operation in turn, so that a long count holds up no other. A crash begins a count anew, which adds no
+//! item twice.
 
-use std::collections::HashSet;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::time::Duration;
 
 use super::*;
-use crate::domain::delivery::Status;
-use crate::domain::id::{EventSeq, OperationNum, WebhookId, WebhookNum};
-use crate::domain::operation::{MAX_ITEMS, Progress, is_any_for};
+use crate::domain::id::OperationNum;
+use crate::domain::operation::{MAX_ITEMS, OperationState};
 use crate::domain::shard::ShardNum;
-use crate::engine::inspect::without_row;
-use crate::engine::{DISABLED_EVENT, FAILING_EVENT, TEST_EVENT};
-use crate::store::deliveries::DeliveryFilter;
-use crate::store::events::EventFilter;
-
-/// Deliveries per page.
-const PAGE: u64 = 1000;
 
 /// How often the database is asked for operations that another node has made.
 const EVERY: Duration = Duration::from_secs(1);
@@ -24,204 +18,91 @@ const EVERY: Duration = Duration::from_secs(1);
 /// of a new webhook have ended by then.
 const PUBLISHES_END: Duration = Duration::from_secs(2);
 
-/// A walk over the deliveries that a selection admits, page by page.
-pub(super) struct Walk<'a> {
-    engine: &'a Engine,
-    tenant: TenantNum,
-    selection: &'a Selection,
-    of: Source,
+pub(super) struct Counter {
+    engine: Engine,
+    under_way: BTreeMap<OperationNum, Count>,
 }
 
-/// What is still to be listed.
-enum Source {
-    /// Deliveries that are there.
-    Deliveries { filters: Vec<DeliveryFilter>, before: Option<DeliveryId> },
-    /// Events, for deliveries that are to be made. `before` is `None` at first, and `is_read` at the end.
-    Events { subscribers: Vec<Subscriber>, before: Option<EventSeq>, is_read: bool },
+struct Count {
+    walk: Walk,
+    counted: u64,
 }
 
-/// A webhook to which events may be owed that were never owed to it.
-struct Subscriber {
-    num: WebhookNum,
-    id: WebhookId,
-    subscriptions: Vec<String>,
-    /// Owed by fan-outs that are open.
-    owed: HashSet<EventSeq>,
-}
-
-impl<'a> Walk<'a> {
-    pub(super) async fn begin(
-        engine: &'a Engine,
-        tenant: TenantNum,
-        selection: &'a Selection,
-    ) -> Result<Self, StoreError> {
-        let store = &engine.inner.store;
-        let of = match selection.status {
-            Some(status) => {
-                let filters = filters(store, tenant, selection, status).await?;
-                Source::Deliveries { filters, before: None }
-            }
-            None => {
-                let subscribers = subscribers(store, tenant, selection).await?;
-                Source::Events { is_read: subscribers.is_empty(), subscribers, before: None }
-            }
-        };
-        Ok(Self { engine, tenant, selection, of })
+impl Counter {
+    pub(super) fn new(engine: Engine) -> Self {
+        Self { engine, under_way: BTreeMap::new() }
     }
 
-    /// The next page, which may be empty; `None` at the end.
-    pub(super) async fn next_page(&mut self) -> Result<Option<Vec<Delivery>>, StoreError> {
-        let store = &self.engine.inner.store;
-        match &mut self.of {
-            Source::Deliveries { filters, before } => {
-                let Some(filter) = filters.last() else { return Ok(None) };
-                let page = self.engine.deliveries(self.tenant, filter, *before, PAGE).await?;
-                *before = page.next;
-                if before.is_none() {
-                    filters.pop();
-                }
-                let mut found = page.deliveries;
-                found.retain(|delivery| self.selection.admits(&delivery.kind));
-                Ok(Some(found))
+    pub(super) async fn run(mut self) {
+        let engine = self.engine.clone();
+        loop {
+            let changed = engine.inner.operations_changed.notified();
+            match self.turn().await {
+                Ok(()) if !self.under_way.is_empty() => continue,
+                Ok(()) => {}
+                Err(error) => tracing::warn!(%error, "operations could not be counted; trying again"),
             }
-            Source::Events { is_read: true, .. } => Ok(None),
-            Source::Events { subscribers, before, is_read } => {
-                let filter = EventFilter {
-                    since: self.selection.since,
-                    until: Some(self.selection.until),
-                    ..EventFilter::default()
-                };
-                let page = store.events(self.tenant, &filter, *before, PAGE).await?;
-                (*before, *is_read) = (page.next.map(EventSeq), page.next.is_none());
-                let mut events: Vec<(EventSeq, String)> =
-                    page.items.into_iter().map(|event| (event.seq, event.kind)).collect();
-                events.retain(|(_, kind)| self.selection.admits(kind) && !is_of_engine(kind));
-                let mut found = Vec::new();
-                for subscriber in subscribers {
-                    found.extend(subscriber.never_owed(store, &events).await?);
-                }
-                Ok(Some(found))
+            tokio::select! {
+                biased;
+                () = changed => {}
+                () = engine.inner.context.host.sleep(EVERY) => {}
             }
         }
     }
-}
 
-impl Subscriber {
-    async fn never_owed(&self, store: &Store, events: &[(EventSeq, String)]) -> Result<Vec<Delivery>, StoreError> {
-        let is_for =
-            |(seq, kind): &&(EventSeq, String)| is_any_for(&self.subscriptions, kind) && !self.owed.contains(seq);
-        let matching: Vec<&(EventSeq, String)> = events.iter().filter(is_for).collect();
-        let seqs: Vec<EventSeq> = matching.iter().map(|(seq, _)| *seq).collect();
-        let recorded: HashSet<EventSeq> = store.delivered(self.num, &seqs).await?.into_iter().collect();
-        let missing = matching.into_iter().filter(|(seq, _)| !recorded.contains(seq));
-        let delivery = |(seq, kind): &(EventSeq, String)| {
-            without_row(DeliveryId { event: *seq, webhook: self.num }, self.id, kind.clone())
-        };
-        Ok(missing.map(delivery).collect())
-    }
-}
-
-/// Tests and warnings of the engine are for one webhook each.
-fn is_of_engine(kind: &str) -> bool {
-    [TEST_EVENT, FAILING_EVENT, DISABLED_EVENT].contains(&kind)
-}
-
-async fn filters(
-    store: &Store,
-    tenant: TenantNum,
-    selection: &Selection,
-    status: Status,
-) -> Result<Vec<DeliveryFilter>, StoreError> {
-    let Selection { webhooks, since, until, status: _, outcome, status_code, events: _ } = selection;
-    let all = DeliveryFilter {
-        webhook: None,
-        event: None,
-        status: Some(status),
-        outcome: *outcome,
-        status_code: *status_code,
-        kind: None,
-        since: *since,
-        until: Some(*until),
-    };
-    if webhooks.is_empty() {
-        return Ok(vec![all]);
-    }
-    let mut filters = Vec::new();
-    for id in webhooks {
-        let webhook = store.webhook_num(tenant, *id).await?;
-        filters.extend(webhook.map(|webhook| DeliveryFilter { webhook: Some(webhook), ..all.clone() }));
-    }
-    Ok(filters)
-}
-
-async fn subscribers(store: &Store, tenant: TenantNum, selection: &Selection) -> Result<Vec<Subscriber>, StoreError> {
-    let mut found = Vec::new();
-    for id in &selection.webhooks {
-        let Some(webhook) = store.webhook(tenant, *id).await? else { continue };
-        let owed = store.owed_only_by_fanout(webhook.num, EventSeq::first_at(selection.until)).await?;
-        found.push(Subscriber {
-            num: webhook.num,
-            id: *id,
-            subscriptions: webhook.events,
-            owed: owed.into_iter().collect(),
-        });
-    }
-    Ok(found)
-}
-
-pub(super) async fn run(engine: Engine) {
-    let host = &engine.inner.context.host;
-    loop {
-        let changed = engine.inner.operations_changed.notified();
-        if let Err(error) = count_all(&engine).await {
-            tracing::warn!(%error, "operations could not be counted; trying again");
-        }
-        tokio::select! {
-            biased;
-            () = changed => {}
-            () = host.sleep(EVERY) => {}
-        }
-    }
-}
-
-async fn count_all(engine: &Engine) -> Result<(), StoreError> {
-    if !engine.inner.context.shard_set.serves_shard(ShardNum::from(0)) {
-        return Ok(());
-    }
-    for operation in engine.inner.store.open_operations().await? {
-        let past = engine.inner.context.host.now().since(operation.selection.until);
-        let may_be_counted = operation.kind != Kind::Owe || past >= PUBLISHES_END;
-        if operation.progress == Progress::Counting && may_be_counted {
-            count(engine, &operation).await?;
-        }
-    }
-    Ok(())
-}
-
-async fn count(engine: &Engine, operation: &Operation) -> Result<(), StoreError> {
-    let (store, host, num) = (&engine.inner.store, &engine.inner.context.host, operation.num);
-    let mut walk = Walk::begin(engine, operation.tenant, &operation.selection).await?;
-    let mut counted = 0;
-    while let Some(page) = walk.next_page().await? {
-        let ids: Vec<DeliveryId> = page.iter().map(|delivery| delivery.id).collect();
-        counted += ids.len() as u64;
-        if counted > MAX_ITEMS {
-            let why = format!("more than {MAX_ITEMS} deliveries match; select fewer");
-            return store.fail_operation(num, &why, host.now()).await;
-        }
-        if !ids.is_empty() {
-            store.add_items(num, &ids).await?;
-        }
-        if !is_counting(store, num).await? {
+    /// Counts a page of each operation.
+    async fn turn(&mut self) -> Result<(), StoreError> {
+        let EngineContext { shard_set, host, .. } = &*self.engine.inner.context;
+        if !shard_set.serves_shard(ShardNum::WHOLE) {
+            self.under_way.clear();
             return Ok(());
         }
+        let mut open = self.engine.inner.store.open_operations().await?;
+        let may_be_counted = |operation: &Operation| {
+            operation.kind != Kind::Owe || host.now().since(operation.selection.until) >= PUBLISHES_END
+        };
+        open.retain(|operation| operation.state == OperationState::Counting && may_be_counted(operation));
+        self.under_way.retain(|num, _| open.iter().any(|operation| operation.num == *num));
+        for operation in open {
+            match self.count_page(&operation).await {
+                // No other try would end better, and it holds up no other operation.
+                Err(error @ StoreError::Unreadable { .. }) => self.fail(&operation, &error.to_string()).await?,
+                counted => counted?,
+            }
+        }
+        Ok(())
     }
-    store.begin_running(num, host.now()).await?;
-    engine.inner.operations_changed.notify_waiters();
-    tracing::info!(operation = %operation.id, kind = operation.kind.as_str(), counted, "operation begins");
-    Ok(())
-}
 
-async fn is_counting(store: &Store, operation: OperationNum) -> Result<bool, StoreError> {
-    Ok(store.progress_of(operation).await? == Some(Progress::Counting))
+    async fn count_page(&mut self, operation: &Operation) -> Result<(), StoreError> {
+        let store = &self.engine.inner.store;
+        let count = match self.under_way.entry(operation.num) {
+            Entry::Occupied(count) => count.into_mut(),
+            Entry::Vacant(place) => {
+                let walk = Walk::begin(&self.engine, operation.tenant, &operation.selection).await?;
+                place.insert(Count { walk, counted: 0 })
+            }
+        };
+        let Some(page) = count.walk.next_page().await? else {
+            store.begin_running(operation.num, self.engine.inner.context.host.now()).await?;
+            let (kind, counted) = (operation.kind.as_str(), count.counted);
+            tracing::info!(operation = %operation.id, kind, counted, "operation begins");
+            self.under_way.remove(&operation.num);
+            self.engine.inner.operations_changed.notify_waiters();
+            return Ok(());
+        };
+        count.counted += page.len() as u64;
+        if count.counted > MAX_ITEMS {
+            return self.fail(operation, &format!("more than {MAX_ITEMS} deliveries match; select fewer")).await;
+        }
+        let ids: Vec<DeliveryId> = page.iter().map(|delivery| delivery.id).collect();
+        if ids.is_empty() { Ok(()) } else { store.add_items(operation.num, &ids).await }
+    }
+
+    async fn fail(&mut self, operation: &Operation, why: &str) -> Result<(), StoreError> {
+        let (store, host) = (&self.engine.inner.store, &self.engine.inner.context.host);
+        store.fail_operation(operation.num, why, host.now()).await?;
+        tracing::warn!(operation = %operation.id, kind = operation.kind.as_str(), why, "operation cannot be counted");
+        self.under_way.remove(&operation.num);
+        Ok(())
+    }
 }

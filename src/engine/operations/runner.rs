@@ -1,5 +1,5 @@
 //! Carries out the items of operations whose webhooks this node serves. Keeps nothing that the rows do not say: after a
-//! crash or a move to another node, what a delivery shows decides what is to be done about its item.
+//! crash or a move to another node, the rows of an item, its attempt and its delivery decide what is to be done.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -8,9 +8,8 @@ use futures_util::future::join_all;
 
 use super::pace::{Bucket, Window};
 use super::*;
-use crate::domain::delivery::Status;
 use crate::domain::id::{EventSeq, OperationNum, WebhookNum};
-use crate::domain::operation::{Item, ItemState, Progress, Step};
+use crate::domain::operation::{Item, ItemState, OperationState, Step};
 use crate::engine::EngineError;
 use crate::journal::Record;
 use crate::store::operations::ToDo;
@@ -20,6 +19,9 @@ const TURN: Duration = Duration::from_millis(50);
 
 /// How often the database is asked for operations that another node has made or changed, and for what is left to do.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// After a look that took long, the next one comes after so many times as long.
+const LOOK_REST: u32 = 10;
 
 /// Items of a webhook that are read at once.
 const PAGE: u64 = 256;
@@ -37,7 +39,7 @@ const WEBHOOKS_A_TURN: usize = 64;
 pub(super) struct Runner {
     engine: Engine,
     running: BTreeMap<OperationNum, Running>,
-    looked_at: Option<Instant>,
+    next_look: Instant,
 }
 
 /// An operation as this node carries it out.
@@ -62,44 +64,23 @@ struct Work {
     read_to: EventSeq,
     /// Everything was read.
     is_read: bool,
-    /// What was asked for before this node began is known.
-    is_begun: bool,
     /// Asked for, and not ended.
     asked_for: BTreeSet<EventSeq>,
     window: Window,
 }
 
-impl Work {
-    fn new() -> Self {
-        Self {
-            to_do: VecDeque::new(),
-            read_to: BEFORE_ALL,
-            is_read: false,
-            is_begun: false,
-            asked_for: BTreeSet::new(),
-            window: Window::new(),
-        }
-    }
-
-    fn is_done(&self) -> bool {
-        self.is_read && self.to_do.is_empty() && self.asked_for.is_empty()
-    }
-}
-
-/// What a turn has done at one webhook.
-#[derive(Default)]
-struct Turn {
-    asked: usize,
-    ended: Vec<(DeliveryId, ItemState)>,
-}
+/// How items have ended.
+type Ended = Vec<(DeliveryId, ItemState)>;
 
 impl Runner {
     pub(super) fn new(engine: Engine) -> Self {
-        Self { engine, running: BTreeMap::new(), looked_at: None }
+        let next_look = engine.inner.context.host.steady();
+        Self { engine, running: BTreeMap::new(), next_look }
     }
 
     pub(super) async fn run(mut self) {
         let engine = self.engine.clone();
+        let host = &engine.inner.context.host;
         loop {
             let changed = engine.inner.operations_changed.notified();
             let wait = match self.turn().await {
@@ -112,22 +93,25 @@ impl Runner {
             };
             tokio::select! {
                 biased;
-                () = changed => self.looked_at = None,
-                () = engine.inner.context.host.sleep(wait) => {}
+                () = changed => self.next_look = host.steady(),
+                () = host.sleep(wait) => {}
             }
         }
     }
 
     async fn turn(&mut self) -> Result<(), EngineError> {
-        let now = self.engine.inner.context.host.steady();
-        if self.looked_at.is_none_or(|at| now.saturating_duration_since(at) >= LOOK) {
+        let host = &self.engine.inner.context.host;
+        let now = host.steady();
+        if now >= self.next_look {
             self.look(now).await?;
-            self.looked_at = Some(now);
+            let host = &self.engine.inner.context.host;
+            let took = host.steady().saturating_duration_since(now);
+            self.next_look = host.steady() + LOOK.max(took * LOOK_REST);
         }
         for running in self.running.values_mut() {
             // One that cannot go on holds up no other.
             if let Err(error) = running.turn(&self.engine, now).await {
-                running.rests_until = now + LOOK;
+                running.begin_again(now + LOOK);
                 tracing::warn!(operation = %running.operation.id, %error, "operation could not go on; trying again");
             }
         }
@@ -140,77 +124,76 @@ impl Runner {
         let open = store.open_operations().await?;
         self.running.retain(|num, _| open.iter().any(|operation| operation.num == *num));
         for operation in open {
-            let which = match operation.progress {
-                Progress::Running | Progress::Paused => ToDo::All,
-                Progress::Cancelled => ToDo::AskedFor,
-                Progress::Counting | Progress::Done | Progress::Failed => continue,
+            let which = match operation.state {
+                OperationState::Running | OperationState::Paused => ToDo::All,
+                OperationState::Cancelled => ToDo::AskedFor,
+                OperationState::Counting | OperationState::Done | OperationState::Failed => continue,
             };
-            let to_do = store.webhooks_to_do(operation.num, which).await?;
-            if to_do.is_empty() && operation.progress != Progress::Paused {
-                if store.finish_operation(operation.num, host.now()).await? {
+            let num = operation.num;
+            let to_do = store.webhooks_to_do(num, which).await?;
+            if to_do.is_empty() && operation.state != OperationState::Paused {
+                if store.finish_operation(num, host.now()).await? {
                     tracing::info!(operation = %operation.id, kind = operation.kind.as_str(), "operation done");
                 }
-                self.running.remove(&operation.num);
+                self.running.remove(&num);
                 continue;
             }
-            let running = self.running.entry(operation.num).or_insert_with(|| Running {
-                operation: operation.clone(),
-                work: BTreeMap::new(),
-                bucket: Bucket::new(now),
-                share: 0.0,
-                next: WebhookNum(0),
-                rests_until: now,
-            });
+            let running = self.running.entry(num).or_insert_with(|| Running::new(operation.clone(), now));
             running.operation = operation;
-            running.take_over(&self.engine, &to_do);
+            if running.take_over(&self.engine, &to_do) {
+                running.note_asked_for(store.items_asked_for(num).await?);
+            }
         }
         Ok(())
     }
 }
 
 impl Running {
-    /// Takes over the webhooks that this node serves now, and forgets the others.
-    fn take_over(&mut self, engine: &Engine, to_do: &[WebhookNum]) {
+    fn new(operation: Operation, now: Instant) -> Self {
+        let (work, bucket) = (BTreeMap::new(), Bucket::new(now));
+        Self { operation, work, bucket, share: 0.0, next: WebhookNum(0), rests_until: now }
+    }
+
+    /// Forgets what it has in hand, which the rows say, too.
+    fn begin_again(&mut self, at: Instant) {
+        self.work.clear();
+        self.rests_until = at;
+    }
+
+    /// Takes over the webhooks that this node serves now, and forgets the others. Answers whether there are new ones.
+    fn take_over(&mut self, engine: &Engine, to_do: &[WebhookNum]) -> bool {
         let shard_set = &engine.inner.context.shard_set;
         self.work.retain(|webhook, work| shard_set.serves(*webhook) && !work.is_done());
-        let ours = to_do.iter().filter(|webhook| shard_set.serves(**webhook));
-        let mut count = 0u32;
-        for webhook in ours {
-            count += 1;
+        let before = self.work.len();
+        let ours: Vec<WebhookNum> = to_do.iter().copied().filter(|webhook| shard_set.serves(*webhook)).collect();
+        for webhook in &ours {
             self.work.entry(*webhook).or_insert_with(Work::new);
         }
-        let all = u32::try_from(to_do.len()).unwrap_or(u32::MAX).max(1);
-        self.share = f64::from(count) / f64::from(all);
+        let count = |webhooks: &[WebhookNum]| f64::from(u32::try_from(webhooks.len()).unwrap_or(u32::MAX).max(1));
+        self.share = if ours.is_empty() { 0.0 } else { count(&ours) / count(to_do) };
+        self.work.len() > before
+    }
+
+    /// Takes in what was asked for before this node served the webhooks.
+    fn note_asked_for(&mut self, ids: Vec<DeliveryId>) {
+        for DeliveryId { event, webhook } in ids {
+            if let Some(work) = self.work.get_mut(&webhook) {
+                work.asked_for.insert(event);
+            }
+        }
     }
 
     async fn turn(&mut self, engine: &Engine, now: Instant) -> Result<(), EngineError> {
         if now < self.rests_until {
             return Ok(());
         }
-        let is_running = self.operation.progress == Progress::Running;
-        let mut allowed = self.bucket.fill(now, f64::from(self.operation.rate) * self.share);
-        if !is_running {
-            allowed = 0;
+        let mut ended = Ended::new();
+        for (webhook, work) in self.work.iter_mut().filter(|(_, work)| !work.asked_for.is_empty()) {
+            ended.extend(work.end_what_was_made(engine, &self.operation, *webhook).await?);
         }
-        let (mut ended, mut woken) = (Vec::new(), Vec::new());
-        let mut room = WEBHOOKS_A_TURN;
-        for webhook in self.in_turn() {
-            let Some(work) = self.work.get_mut(&webhook) else { continue };
-            let may_ask = if room > 0 { allowed } else { 0 };
-            if work.asked_for.is_empty() && work.is_begun && may_ask == 0 {
-                continue;
-            }
-            let Turn { asked, ended: of_webhook } = work.turn(engine, &self.operation, webhook, may_ask).await?;
-            ended.extend(of_webhook);
-            if asked > 0 {
-                (allowed, room, self.next) = (allowed - asked, room - 1, WebhookNum(webhook.0 + 1));
-                self.bucket.take(asked);
-                woken.push(webhook);
-            }
-        }
-        if !woken.is_empty() {
-            engine.inner.journal.barrier().await?;
-            engine.inner.registry.wake(woken).await;
+        let allowed = self.bucket.fill(now, f64::from(self.operation.rate) * self.share);
+        if self.operation.state == OperationState::Running {
+            ended.extend(self.ask(engine, allowed).await?);
         }
         if !ended.is_empty() {
             engine.inner.store.end_items(self.operation.num, &ended).await?;
@@ -218,67 +201,94 @@ impl Running {
         Ok(())
     }
 
-    /// The webhooks, from [`Self::next`] on and round.
+    /// Begins with so many items at most, a few of each webhook in turn. Answers which ended at once.
+    async fn ask(&mut self, engine: &Engine, mut allowed: usize) -> Result<Ended, EngineError> {
+        let (mut ended, mut woken) = (Ended::new(), Vec::new());
+        for webhook in self.in_turn() {
+            let Some(work) = self.work.get_mut(&webhook).filter(|_| allowed > 0) else { break };
+            let most = work.room(self.operation.kind).min(allowed);
+            let (asked, at_once) = work.ask(engine, &self.operation, webhook, most).await?;
+            ended.extend(at_once);
+            if asked > 0 {
+                (allowed, self.next) = (allowed - asked, WebhookNum(webhook.0 + 1));
+                self.bucket.take(asked);
+                woken.push(webhook);
+            }
+        }
+        if !woken.is_empty() && self.operation.kind != Kind::Purge {
+            engine.inner.journal.barrier().await?;
+            engine.inner.registry.wake(woken).await;
+        }
+        Ok(ended)
+    }
+
+    /// The webhooks that may be asked for more, from [`Self::next`] on and round.
     fn in_turn(&self) -> Vec<WebhookNum> {
         let (after, before) = (self.work.range(self.next..), self.work.range(..self.next));
-        after.chain(before).map(|(webhook, _)| *webhook).collect()
+        let kind = self.operation.kind;
+        let may_be_asked = after.chain(before).filter(|(_, work)| work.has_more() && work.room(kind) > 0);
+        may_be_asked.map(|(webhook, _)| *webhook).take(WEBHOOKS_A_TURN).collect()
     }
 }
 
 impl Work {
-    /// Ends what was made, and asks for what may be.
-    async fn turn(
+    fn new() -> Self {
+        Self {
+            to_do: VecDeque::new(),
+            read_to: BEFORE_ALL,
+            is_read: false,
+            asked_for: BTreeSet::new(),
+            window: Window::new(),
+        }
+    }
+
+    fn has_more(&self) -> bool {
+        !self.is_read || !self.to_do.is_empty()
+    }
+
+    fn is_done(&self) -> bool {
+        !self.has_more() && self.asked_for.is_empty()
+    }
+
+    /// How many more items may be begun. A cancellation makes no request, and nothing waits for it.
+    fn room(&self, kind: Kind) -> usize {
+        match kind {
+            Kind::Retry | Kind::Owe => self.window.room(self.asked_for.len()),
+            Kind::Purge => CANCELLED_A_TURN,
+        }
+    }
+
+    async fn end_what_was_made(
         &mut self,
         engine: &Engine,
         operation: &Operation,
         webhook: WebhookNum,
-        allowed: usize,
-    ) -> Result<Turn, EngineError> {
-        let mut turn = Turn::default();
-        if !self.is_begun {
-            let which = (ToDo::AskedFor, PAGE);
-            self.asked_for.extend(engine.inner.store.items_to_do(operation.num, webhook, BEFORE_ALL, which).await?);
-            self.is_begun = true;
-        }
-        let asked_before = self.asked_for.len();
-        if asked_before > 0 {
-            let events: Vec<EventSeq> = self.asked_for.iter().copied().collect();
-            for (event, step) in steps(engine, operation, webhook, &events).await? {
-                match step {
-                    Step::Wait => {}
-                    // The record was lost with the shard that it was for.
-                    Step::Ask => {
-                        self.asked_for.remove(&event);
-                        self.to_do.push_front(event);
-                    }
-                    Step::End(state) => {
-                        self.asked_for.remove(&event);
-                        turn.ended.push((DeliveryId { event, webhook }, state));
-                    }
-                }
+    ) -> Result<Ended, EngineError> {
+        let asked_for: Vec<EventSeq> = self.asked_for.iter().copied().collect();
+        let mut ended = Ended::new();
+        for (event, step) in steps(engine, operation, webhook, &asked_for).await? {
+            match step {
+                Step::Wait => continue,
+                // The record was lost with the shard that it was for.
+                Step::Ask => self.to_do.push_front(event),
+                Step::End(state) => ended.push((DeliveryId { event, webhook }, state)),
             }
-            self.window.note(asked_before, self.asked_for.len());
+            self.asked_for.remove(&event);
         }
-        // A cancellation makes no request.
-        let room =
-            if operation.kind == Kind::Purge { CANCELLED_A_TURN } else { self.window.room(self.asked_for.len()) };
-        let may_ask = room.min(allowed);
-        if may_ask > 0 {
-            self.ask(engine, operation, webhook, may_ask, &mut turn).await?;
-        }
-        Ok(turn)
+        self.window.note(asked_for.len(), self.asked_for.len());
+        Ok(ended)
     }
 
+    /// Begins with `most` items. Answers how many were asked for, and which ended at once.
     async fn ask(
         &mut self,
         engine: &Engine,
         operation: &Operation,
         webhook: WebhookNum,
         most: usize,
-        turn: &mut Turn,
-    ) -> Result<(), EngineError> {
+    ) -> Result<(usize, Ended), EngineError> {
         if self.to_do.is_empty() && !self.is_read {
-            let read = engine.inner.store.items_to_do(operation.num, webhook, self.read_to, (ToDo::All, PAGE)).await?;
+            let read = engine.inner.store.items_to_do(operation.num, webhook, self.read_to, PAGE).await?;
             self.is_read = (read.len() as u64) < PAGE;
             self.read_to = read.last().copied().unwrap_or(self.read_to);
             self.to_do.extend(read);
@@ -288,31 +298,46 @@ impl Work {
             (Kind::Owe, Some(last)) => engine.inner.store.owed_only_by_fanout(webhook, *last).await?,
             _ => Vec::new(),
         };
-        let mut asked = Vec::new();
+        let (mut asked, mut ended) = (Vec::new(), Ended::new());
         for (event, step) in steps(engine, operation, webhook, &next).await? {
             match step {
                 Step::Wait => drop(self.asked_for.insert(event)),
-                Step::End(state) => turn.ended.push((DeliveryId { event, webhook }, state)),
+                Step::End(state) => ended.push((DeliveryId { event, webhook }, state)),
                 // A fan-out owes it by now.
                 Step::Ask if owed.contains(&event) => {
-                    turn.ended.push((DeliveryId { event, webhook }, ItemState::Skipped));
+                    ended.push((DeliveryId { event, webhook }, ItemState::Skipped));
                 }
-                Step::Ask => asked.push(event),
+                Step::Ask => asked.push(DeliveryId { event, webhook }),
             }
         }
-        turn.asked = asked.len();
+        let (count, at, operation_num) = (asked.len(), engine.inner.context.host.now(), operation.num);
         match operation.kind {
-            Kind::Retry | Kind::Owe => {
-                for event in asked {
-                    ask_for(engine, operation, DeliveryId { event, webhook }).await?;
-                    self.asked_for.insert(event);
-                }
+            Kind::Retry => {
+                let record = |id| Record::Retry { id, at, operation: Some(operation_num) };
+                self.request(engine, asked, record).await?;
+            }
+            Kind::Owe => {
+                self.request(engine, asked, |id| Record::Owe { id, at, operation: operation_num }).await?;
             }
             Kind::Purge => {
-                let (ended, in_flight) = cancel(engine, operation, webhook, asked).await?;
-                turn.ended.extend(ended);
+                let (cancelled, in_flight) = cancel(engine, operation, webhook, &asked).await?;
+                ended.extend(cancelled);
                 self.to_do.extend(in_flight);
             }
+        }
+        Ok((count, ended))
+    }
+
+    /// Records that the operation asks for attempts.
+    async fn request(
+        &mut self,
+        engine: &Engine,
+        ids: Vec<DeliveryId>,
+        record: impl Fn(DeliveryId) -> Record,
+    ) -> Result<(), EngineError> {
+        for id in ids {
+            engine.inner.journal.record(record(id)).await?;
+            self.asked_for.insert(id.event);
         }
         Ok(())
     }
@@ -337,39 +362,27 @@ async fn steps(
     Ok(items.into_iter().map(step).collect())
 }
 
-/// Records that the operation asks for an attempt.
-async fn ask_for(engine: &Engine, operation: &Operation, id: DeliveryId) -> Result<(), EngineError> {
-    let (at, num) = (engine.inner.context.host.now(), operation.num);
-    let record = match operation.kind {
-        Kind::Owe => Record::Owe { id, at, operation: num },
-        Kind::Retry | Kind::Purge => Record::Retry { id, at, operation: Some(num) },
-    };
-    Ok(engine.inner.journal.record(record).await?)
-}
-
 /// Cancels deliveries, which share commits. Answers how their items have ended, and which deliveries are being sent: their
 /// turn comes again.
 async fn cancel(
     engine: &Engine,
     operation: &Operation,
     webhook: WebhookNum,
-    events: Vec<EventSeq>,
-) -> Result<(Vec<(DeliveryId, ItemState)>, Vec<EventSeq>), EngineError> {
+    ids: &[DeliveryId],
+) -> Result<(Ended, Vec<EventSeq>), EngineError> {
     let ops = engine.ops();
-    let calls = events.iter().map(|event| ops.cancel(DeliveryId { event: *event, webhook }));
-    let mut in_flight = Vec::new();
-    for (event, called) in events.iter().zip(join_all(calls).await) {
-        match called {
-            Ok(()) => {}
-            Err(EngineError::InFlight) => in_flight.push(*event),
+    let calls = join_all(ids.iter().map(|id| ops.cancel(*id, Some(operation.num)))).await;
+    let (mut called, mut in_flight) = (Vec::new(), Vec::new());
+    for (id, result) in ids.iter().zip(calls) {
+        match result {
+            Ok(()) => called.push(id.event),
+            Err(EngineError::InFlight) => in_flight.push(id.event),
             Err(error) => return Err(error),
         }
     }
-    let items = engine.inner.store.items(operation.num, webhook, &events).await?;
-    let is_cancelled = |item: &Item| item.delivery.is_some_and(|shown| shown.status == Status::Cancelled);
-    let ended = items.iter().filter(|item| !in_flight.contains(&item.event)).map(|item| {
-        let state = if is_cancelled(item) { ItemState::Success } else { ItemState::Skipped };
-        (DeliveryId { event: item.event, webhook }, state)
+    let ended = steps(engine, operation, webhook, &called).await?.into_iter().map(|(event, step)| {
+        let state = if let Step::End(state) = step { state } else { ItemState::Skipped };
+        (DeliveryId { event, webhook }, state)
     });
     Ok((ended.collect(), in_flight))
 }

@@ -47,7 +47,7 @@ pub struct NewEvent {
 /// An update that cannot share a statement. Such updates are rare, because people ask for them.
 #[derive(Debug, Clone)]
 pub enum Update {
-    Cancel { id: DeliveryId, at: UnixMillis },
+    Cancel { id: DeliveryId, at: UnixMillis, operation: Option<OperationNum> },
     Retry { id: DeliveryId, at: UnixMillis, operation: Option<OperationNum> },
     Owe { id: DeliveryId, at: UnixMillis, operation: OperationNum },
     Purge { purge: Purge, at: UnixMillis },

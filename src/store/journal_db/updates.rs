@@ -16,8 +16,12 @@ struct RetriedRow {
 
 pub(super) async fn run<C: ConnectionTrait>(update: Update, on: &C, updated: &mut Updated) -> Result<(), DbErr> {
     match update {
-        Update::Cancel { id, at } => {
-            updated.changes.extend(take_back_one(on, id, at).await?.map(Change::TakenBack));
+        Update::Cancel { id, at, operation } => {
+            let taken_back = take_back_one(on, id, at).await?;
+            if let (Some(_), Some(operation)) = (taken_back, operation) {
+                note_operation(on, operation, id).await?;
+            }
+            updated.changes.extend(taken_back.map(Change::TakenBack));
         }
         Update::Retry { id, at, operation } => updated.changes.extend(retry(on, id, at, operation).await?),
         Update::Owe { id, at, operation } => {
@@ -87,6 +91,14 @@ async fn owe<C: ConnectionTrait>(
         note_attempt(on, operation, id, 1).await?;
     }
     Ok(is_new)
+}
+
+/// Notes which operation has cancelled a delivery.
+async fn note_operation<C: ConnectionTrait>(on: &C, operation: OperationNum, id: DeliveryId) -> Result<(), DbErr> {
+    let sql = "UPDATE delivery SET operation = $1 WHERE event_seq = $2 AND webhook_num = $3";
+    let values = [operation.0.into(), id.event.0.into(), id.webhook.0.into()];
+    on.execute_raw(Statement::from_sql_and_values(on.get_database_backend(), sql, values)).await?;
+    Ok(())
 }
 
 /// Notes which attempt an item's operation has asked for.

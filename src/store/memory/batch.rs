@@ -81,7 +81,7 @@ impl BatchRows {
 impl Applied {
     fn add(&mut self, tables: &mut Tables, update: &Update) {
         match update {
-            Update::Cancel { id, at } => self.changes.extend(tables.cancel(*id, *at).map(Change::TakenBack)),
+            Update::Cancel { id, at, .. } => self.changes.extend(tables.cancel(*id, *at).map(Change::TakenBack)),
             Update::Owe { id, at, .. } => self.changes.extend(tables.owe(*id, *at)),
             Update::Retry { id, at, operation } => self.changes.extend(tables.retry(*id, *at, *operation)),
             Update::Purge { purge, at } => {

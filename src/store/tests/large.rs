@@ -8,7 +8,7 @@ use crate::store::payload::LARGE;
 async fn due_events(world: &World, webhook: WebhookNum, size: usize, count: usize) -> Vec<EventSeq> {
     let data = RawValue::from_string(format!("\"{}\"", "x".repeat(size))).unwrap();
     let draft = Draft { data, ..world.draft(None, &[webhook.0]) };
-    let published = world.running.journal.publish(vec![draft; count], None).await.unwrap();
+    let published = world.running.journal.publish(vec![draft; count], None).await.unwrap().published;
     let mut seqs = Vec::new();
     for published in published {
         let Published::Accepted(receipt) = published else { panic!("{published:?}") };

@@ -43,7 +43,7 @@ impl Other {
     }
 
     async fn publish(&self, world: &World, targets: &[i64]) -> EventSeq {
-        let published = self.running.journal.publish(vec![world.draft(None, targets)], None).await.unwrap();
+        let published = self.running.journal.publish(vec![world.draft(None, targets)], None).await.unwrap().published;
         let [Published::Accepted(receipt)] = published[..] else { panic!("{published:?}") };
         receipt.seq
     }
@@ -149,7 +149,7 @@ async fn what_is_for_ordered_webhooks_comes_after_what_others_had_accepted_and_i
 
     let unordered = world.accept(&[webhook]).await.seq;
     let draft = Draft { is_ordered: true, ..world.draft(None, &[webhook]) };
-    let published = world.running.journal.publish(vec![draft], None).await.unwrap();
+    let published = world.running.journal.publish(vec![draft], None).await.unwrap().published;
     let [Published::Accepted(Receipt { seq: ordered, .. })] = published[..] else { panic!("{published:?}") };
     world.running.journal.barrier().await.unwrap();
 

@@ -95,7 +95,7 @@ async fn a_batch_that_is_refused_and_tried_again_is_told_once(on: On) {
         attempted(ids[1], 1, Status::Success, None),
         attempted(ids[2], 1, Status::Pending, Some(UnixMillis::now().plus(Duration::from_secs(600)))),
         Record::Retry { id: ids[0], at: UnixMillis::now(), operation: None },
-        Record::Cancel { id: ids[3], at: UnixMillis::now() },
+        Record::Cancel { id: ids[3], at: UnixMillis::now(), operation: None },
         Record::Purge { webhook, through: ids[4].event, except: vec![ids[0].event], answer },
     ] {
         world.running.journal.record(record).await.unwrap();
@@ -169,7 +169,7 @@ async fn an_outcome_that_comes_after_its_delivery_was_cancelled_settles_nothing(
         ids.push(id(world.accept(&[webhook.0]).await, webhook));
     }
     for id in &ids[90..] {
-        world.record(Record::Cancel { id: *id, at: UnixMillis::now() }).await;
+        world.record(Record::Cancel { id: *id, at: UnixMillis::now(), operation: None }).await;
     }
     let later = Some(UnixMillis::now().plus(Duration::from_secs(600)));
     for (id, status) in ids[90..].iter().zip([Status::Success, Status::Pending, Status::Failed].into_iter().cycle()) {

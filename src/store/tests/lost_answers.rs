@@ -52,7 +52,7 @@ async fn a_publish_whose_commit_was_answered_by_silence_is_refused_in_time_and_d
 
     world.running.journal.barrier().await.unwrap();
     let fanouts = world.running.feed.take_waiting();
-    let [Published::Duplicate(receipt)] = publish().await.unwrap()[..] else { panic!("it is known") };
+    let [Published::Duplicate(receipt)] = publish().await.unwrap().published[..] else { panic!("it is known") };
     assert_eq!(fanouts[0].event.seq, receipt.seq);
     agrees(&world.store, &world.running.ledger, &[webhook]).await;
 }
@@ -68,7 +68,7 @@ async fn a_publish_whose_commit_did_not_arrive_is_refused_and_accepted_the_next_
     assert!(matches!(publish().await, Err(PublishError::Store(_))));
 
     assert!(world.open_fanouts().await.is_empty() && world.running.feed.is_idle());
-    assert!(matches!(publish().await.unwrap()[..], [Published::Accepted(_)]));
+    assert!(matches!(publish().await.unwrap().published[..], [Published::Accepted(_)]));
     world.running.journal.barrier().await.unwrap();
     agrees(&world.store, &world.running.ledger, &[webhook]).await;
 }
@@ -85,7 +85,7 @@ async fn what_was_recorded_counts_once_whatever_became_of_the_answer() {
             ids.push(id(world.accept(&[webhook.0]).await, webhook));
         }
         world.record(attempted(ids[90], 1, Status::Failed, None)).await;
-        world.record(Record::Cancel { id: ids[91], at: UnixMillis::now() }).await;
+        world.record(Record::Cancel { id: ids[91], at: UnixMillis::now(), operation: None }).await;
         let later = UnixMillis::now().plus(Duration::from_secs(600));
         world.record(Record::Defer { id: ids[0], next_at: UnixMillis(5) }).await;
         let (answer, answered) = oneshot::channel();
@@ -97,7 +97,7 @@ async fn what_was_recorded_counts_once_whatever_became_of_the_answer() {
             attempted(ids[2], 1, Status::Pending, Some(later)),
             Record::Defer { id: ids[3], next_at: UnixMillis(5) },
             Record::Retry { id: ids[90], at: UnixMillis::now(), operation: None },
-            Record::Cancel { id: ids[4], at: UnixMillis::now() },
+            Record::Cancel { id: ids[4], at: UnixMillis::now(), operation: None },
             Record::Purge { webhook, through: ids[0].event, except: vec![], answer },
         ] {
             world.running.journal.record(record).await.unwrap();

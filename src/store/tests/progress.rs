@@ -34,7 +34,10 @@ async fn every_target_of_an_event_counts_once_wherever_it_stands(on: On) {
             Record::Defer { id: id(3), next_at: at },
             Progress { owed: 2, pending: 1, success: 1, failed: 1, cancelled: 0 },
         ),
-        (Record::Cancel { id: id(4), at }, Progress { owed: 1, pending: 1, success: 1, failed: 1, cancelled: 1 }),
+        (
+            Record::Cancel { id: id(4), at, operation: None },
+            Progress { owed: 1, pending: 1, success: 1, failed: 1, cancelled: 1 },
+        ),
         (
             Record::Retry { id: id(2), at, operation: None },
             Progress { owed: 1, pending: 2, success: 1, failed: 0, cancelled: 1 },
@@ -70,7 +73,7 @@ async fn what_a_deleted_webhook_is_owed_counts_until_it_is_cancelled_and_as_canc
     world.store.delete_webhook(&deleted, now, &Author::engine()).await.unwrap();
     assert_eq!(progress(&world, receipt).await, Progress { owed: 2, ..Progress::default() });
 
-    world.record(Record::Cancel { id: id(receipt, deleted.num), at: now }).await;
+    world.record(Record::Cancel { id: id(receipt, deleted.num), at: now, operation: None }).await;
 
     assert_eq!(progress(&world, receipt).await, Progress { owed: 1, cancelled: 1, ..Progress::default() });
 }

@@ -231,7 +231,8 @@ impl World {
     }
 
     pub(super) async fn publish(&self, caller: Option<(&str, u8)>, targets: &[i64]) -> Published {
-        let published = self.running.journal.publish(vec![self.draft(caller, targets)], None).await.unwrap()[0];
+        let published =
+            self.running.journal.publish(vec![self.draft(caller, targets)], None).await.unwrap().published[0];
         // The publisher is answered before the feed gets the event.
         self.running.journal.barrier().await.unwrap();
         published
@@ -240,7 +241,7 @@ impl World {
     pub(super) async fn accept_large(&self, targets: &[i64], size: usize) -> Receipt {
         let data = RawValue::from_string(format!("\"{}\"", "x".repeat(size))).unwrap();
         let draft = Draft { data, ..self.draft(None, targets) };
-        match self.running.journal.publish(vec![draft], None).await.unwrap()[0] {
+        match self.running.journal.publish(vec![draft], None).await.unwrap().published[0] {
             Published::Accepted(receipt) => receipt,
             other => panic!("{other:?}"),
         }

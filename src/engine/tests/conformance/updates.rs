@@ -53,10 +53,10 @@ async fn a_cancelled_delivery_stays_cancelled_unless_a_request_under_way_succeed
     database.accept_due(key(1), &[3, 4, 5], 10).await;
     for webhook in [3, 4, 5] {
         let (id, next_at, status) = (id(key(1), webhook), Some(UnixMillis(10)), Status::Cancelled);
-        let cancelled = database.update(Update::Cancel { id, at: UnixMillis(50) }).await;
+        let cancelled = database.update(Update::Cancel { id, at: UnixMillis(50), operation: None }).await;
         assert_eq!(cancelled.changes, [Change::TakenBack(TakenBack { id, next_at, status })]);
         assert!(database.pending(id).await.is_none());
-        let again = database.update(Update::Cancel { id, at: UnixMillis(51) }).await;
+        let again = database.update(Update::Cancel { id, at: UnixMillis(51), operation: None }).await;
         assert_eq!(again.changes, [], "it is not pending");
     }
     database.record(id(key(1), 3), DeliveryState { attempts: 1, ..due_at(60) }).await;
@@ -86,11 +86,11 @@ async fn a_manual_retry_remembers_what_to_fall_back_to(on: On) {
     }
     assert_eq!(retry(id(key(1), 5), 77).await, [], "there is no row");
 
-    let back = database.update(Update::Cancel { id: ended, at: UnixMillis(80) }).await.changes;
+    let back = database.update(Update::Cancel { id: ended, at: UnixMillis(80), operation: None }).await.changes;
     let (next_at, status) = (Some(UnixMillis(77)), Status::Failed);
     assert_eq!(back, [Change::TakenBack(TakenBack { id: ended, next_at, status })]);
     assert_eq!(database.settled_as(ended).await, Status::Failed, "it is what it was");
-    let cancelled = database.update(Update::Cancel { id: waits, at: UnixMillis(80) }).await.changes;
+    let cancelled = database.update(Update::Cancel { id: waits, at: UnixMillis(80), operation: None }).await.changes;
     assert_eq!(cancelled, [Change::TakenBack(TakenBack { id: waits, next_at, status: Status::Cancelled })]);
     assert_eq!(database.settled_as(waits).await, Status::Cancelled);
 }
@@ -134,7 +134,7 @@ async fn updates_of_a_batch_see_the_rows_that_it_writes(on: On) {
     let (first, second) = (id(key(1), 3), id(key(1), 4));
     let deferrals = vec![(first, due_at(10)), (second, due_at(10))];
     let updates = vec![
-        Update::Cancel { id: first, at: UnixMillis(50) },
+        Update::Cancel { id: first, at: UnixMillis(50), operation: None },
         Update::Retry { id: first, at: UnixMillis(60), operation: None },
         Update::Retry { id: second, at: UnixMillis(70), operation: None },
     ];

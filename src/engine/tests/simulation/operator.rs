@@ -55,7 +55,7 @@ impl Process {
         };
         let known = self.world.oracle.borrow().acknowledged.len();
         let published = self.journal.publish(vec![draft], None).await;
-        if let Ok([Published::Accepted(receipt)]) = published.as_deref() {
+        if let Ok([Published::Accepted(receipt)]) = published.as_ref().map(|answer| answer.published.as_slice()) {
             self.world.oracle.borrow_mut().acknowledged(receipt.seq, known);
         }
     }
@@ -205,7 +205,7 @@ impl Process {
     async fn cancel_meddling(&self, id: DeliveryId) -> Option<()> {
         self.delivery(id).await.filter(|state| state.status == Status::Pending)?;
         self.world.oracle.borrow_mut().cancels(id);
-        let done = self.ops().cancel(id).await;
+        let done = self.ops().cancel(id, None).await;
         let is_cancelled = |row: &DeliveryState| row.status == Status::Cancelled;
         // Refused before anything was recorded.
         if matches!(done, Err(EngineError::InFlight | EngineError::Store(_)))

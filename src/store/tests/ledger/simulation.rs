@@ -91,7 +91,7 @@ impl Simulation {
         let journal = self.world.running.journal.clone();
         // So that both share a batch, or nearly.
         let (published, ()) = tokio::join!(journal.publish(drafts, None), self.end());
-        for published in published.unwrap() {
+        for published in published.unwrap().published {
             let Published::Accepted(receipt) = published else { panic!("{published:?}") };
             let to = |webhook: &i64| DeliveryId { event: receipt.seq, webhook: WebhookNum(*webhook) };
             self.ids.extend(targets.iter().map(to));
@@ -151,7 +151,7 @@ impl Simulation {
     async fn cancel(&mut self) {
         for _ in 0..self.chance.random_range(1..4) {
             let Some(id) = self.some_id() else { return };
-            self.record(Record::Cancel { id, at: UnixMillis::now() }).await;
+            self.record(Record::Cancel { id, at: UnixMillis::now(), operation: None }).await;
         }
     }
 
@@ -214,7 +214,7 @@ impl Simulation {
             for event in recount.pending.get(webhook).into_iter().flatten() {
                 let id = DeliveryId { event: *event, webhook: *webhook };
                 if !recount.due.contains_key(&id) {
-                    self.record(Record::Cancel { id, at: now }).await;
+                    self.record(Record::Cancel { id, at: now, operation: None }).await;
                 }
             }
         }
