@@ -46,6 +46,10 @@ const LOOK_BACK_EVERY: Duration = Duration::from_secs(3600);
 /// that were pending, and of attempts made again later.
 const CLEAR_AGAIN_EVERY: Duration = Duration::from_secs(24 * 3600);
 
+/// Answers are cleared so much later than their retention says, so that an attempt that began a little after its event
+/// was accepted is old enough, too, when its event is passed.
+const RESPONSES_LATER: Duration = Duration::from_secs(60);
+
 /// Events that are read at once.
 const PAGE: u32 = 512;
 
@@ -240,7 +244,8 @@ impl Sweeper {
         let except = own.iter().filter(|own| own.responses.is_some()).map(|own| own.tenant).collect();
         let walk = |scope, kept, except| {
             let work = Work::ClearResponses(plan::moment_before(now, kept));
-            Walk { scope, until: plan::first_within(now, kept), except, work, is_noted: false }
+            let until = plan::first_within(now, kept + kept.min(RESPONSES_LATER));
+            Walk { scope, until, except, work, is_noted: false }
         };
         if let Some(kept) = self.keep.responses {
             let mut at = match self.cursors.responses {
@@ -298,15 +303,15 @@ impl Sweep {
         let (store, shards) = (self.store.clone(), self.context.shard_set.clone());
         match batch {
             Batch::Whole { mut events, rows } => {
-                let owed = store.owed_events(&events).await?;
-                events.retain(|event| !owed.contains(event));
+                let needed = store.needed_events(&events).await?;
+                events.retain(|event| !needed.contains(event));
                 if !events.is_empty() {
                     let deleted = self.paced(Some(rows), store.delete_events(&shards, &events, noted)).await?;
                     self.count(deleted);
                 }
             }
             Batch::Large(event) => {
-                if store.owed_events(&[event]).await?.is_empty() {
+                if store.needed_events(&[event]).await?.is_empty() {
                     let deleted = self.paced(None, store.delete_event_alone(&shards, event, noted)).await?;
                     self.count(deleted);
                     if deleted.events > 0 {

@@ -9,11 +9,12 @@ use crate::domain::id::{EventId, EventSeq, TenantNum, WebhookNum};
 use crate::domain::moment::UnixMillis;
 
 use super::audit::{self, Action, Author, Deed};
+use super::decode::NumRow;
 use super::pool::Transaction;
 use super::{Store, StoreError, dialect, retention};
 
 /// Webhooks whose answers are erased in one transaction.
-const PART: i64 = 256;
+const PART: u32 = 256;
 
 /// What became of a wish to erase a payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,19 +29,6 @@ pub enum Erasure {
 struct ErasedRow {
     erased_at: Option<i64>,
 }
-
-#[derive(Debug, FromQueryResult)]
-struct SeqRow {
-    seq: i64,
-}
-
-#[derive(Debug, FromQueryResult)]
-struct LastRow {
-    last: Option<i64>,
-}
-
-const LAST_OF_PART: &str = "SELECT MAX(part.webhook_num) AS last FROM (SELECT webhook_num FROM delivery \
-    WHERE event_seq = $1 AND webhook_num > $2 ORDER BY webhook_num LIMIT $3) AS part";
 
 const ERASE_ANSWERS: &str = "UPDATE attempt SET response_headers = NULL, response_body = NULL \
     WHERE event_seq = $1 AND webhook_num > $2 AND webhook_num <= $3";
@@ -58,26 +46,24 @@ impl Store {
 
     /// Erases the answers to the next deliveries; returns where the rest begins.
     async fn erase_answers(&self, event: EventSeq, after: WebhookNum) -> Result<Option<WebhookNum>, StoreError> {
-        let backend = self.backend();
-        let values: [Value; 3] = [event.0.into(), after.0.into(), PART.into()];
-        let statement = Statement::from_sql_and_values(backend, LAST_OF_PART, values);
-        let last = LastRow::find_by_statement(statement).one(self.readers()).await?;
-        let Some(LastRow { last: Some(last) }) = last else { return Ok(None) };
-        let values: [Value; 3] = [event.0.into(), after.0.into(), last.into()];
-        let statement = Statement::from_sql_and_values(backend, ERASE_ANSWERS, values);
-        self.write(async |on| Ok(on.execute_raw(statement).await?)).await?;
-        Ok(Some(WebhookNum(last)))
+        let last = retention::last_of_part(self.readers(), event, after, PART).await?;
+        if let Some(last) = last {
+            let values: [Value; 3] = [event.0.into(), after.0.into(), last.0.into()];
+            let statement = Statement::from_sql_and_values(self.backend(), ERASE_ANSWERS, values);
+            self.write(async |on| Ok(on.execute_raw(statement).await?)).await?;
+        }
+        Ok(last)
     }
 
     /// Which of these events are there with their payload.
     pub async fn events_with_payload(&self, events: &[EventSeq]) -> Result<HashSet<EventSeq>, StoreError> {
         let backend = self.backend();
         let is_one = dialect::is_any_of(backend, "seq", "$1");
-        let sql = format!("SELECT seq FROM event WHERE erased_at IS NULL AND {is_one}");
+        let sql = format!("SELECT seq AS num FROM event WHERE erased_at IS NULL AND {is_one}");
         let seqs = dialect::numbers(backend, events.iter().map(|event| event.0));
         let statement = Statement::from_sql_and_values(backend, sql, [seqs]);
-        let rows = SeqRow::find_by_statement(statement).all(self.engine_readers()).await?;
-        Ok(rows.into_iter().map(|row| EventSeq(row.seq)).collect())
+        let rows = NumRow::find_by_statement(statement).all(self.engine_readers()).await?;
+        Ok(rows.into_iter().map(|row| EventSeq(row.num)).collect())
     }
 
     /// Whether the payload of this event was erased.

@@ -13,10 +13,11 @@ use std::collections::BTreeSet;
 
 use sea_orm::{ConnectionTrait, DbBackend, FromQueryResult, Statement, Value};
 
-use crate::domain::id::{EventSeq, TenantNum};
+use crate::domain::id::{EventSeq, TenantNum, WebhookNum};
 use crate::domain::moment::UnixMillis;
 use crate::domain::shard::ShardNum;
 
+use super::decode::NumRow;
 use super::leases::ShardSet;
 use super::pool::Transaction;
 use super::{Store, StoreError};
@@ -30,6 +31,9 @@ pub use super::state::SweepMark;
 /// keep the planner from reading a whole table when its statistics are old.
 const GIVE_WAY: &str = "SELECT set_config('lock_timeout', '500ms', true), set_config('enable_seqscan', 'off', true), \
     set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)";
+
+/// A delivery whose status cannot be read counts as pending, so that nothing owed is deleted.
+pub(super) const NOT_SETTLED: &str = "NOT IN (1, 2, 3)";
 
 /// Which events a sweep reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,8 +76,8 @@ struct OwnRow {
 }
 
 #[derive(Debug, FromQueryResult)]
-struct NumRow {
-    num: i64,
+struct LastRow {
+    last: Option<i64>,
 }
 
 const OLD_EVENTS: &str =
@@ -92,6 +96,9 @@ const OWN_RETENTION: &str = "SELECT num, retention_events, retention_responses F
 
 const LEFT_BEHIND: &str = "SELECT num FROM tenant WHERE num > $1 AND retention_events IS NULL \
     AND EXISTS (SELECT 1 FROM event e WHERE e.tenant_num = num AND e.seq < $2) ORDER BY num LIMIT $3";
+
+const LAST_OF_PART: &str = "SELECT MAX(part.webhook_num) AS last FROM (SELECT webhook_num FROM delivery \
+    WHERE event_seq = $1 AND webhook_num > $2 ORDER BY webhook_num LIMIT $3) AS part";
 
 const OLD_AUDIT: &str =
     "DELETE FROM audit WHERE at < $1 AND num IN (SELECT num FROM audit WHERE num > 0 ORDER BY num LIMIT $2)";
@@ -182,6 +189,20 @@ impl Store {
     }
 }
 
+/// The last of the next `webhooks` webhooks after `after` that have a delivery of this event. `None`: there are no more.
+/// So the deliveries of an event are changed part by part.
+pub(super) async fn last_of_part<C: ConnectionTrait>(
+    on: &C,
+    event: EventSeq,
+    after: WebhookNum,
+    webhooks: u32,
+) -> Result<Option<WebhookNum>, StoreError> {
+    let values = [event.0.into(), after.0.into(), i64::from(webhooks).into()];
+    let statement = Statement::from_sql_and_values(on.get_database_backend(), LAST_OF_PART, values);
+    let row = LastRow::find_by_statement(statement).one(on).await?;
+    Ok(row.and_then(|row| row.last).map(WebhookNum))
+}
+
 /// Locks the first shard until the transaction ends. With SQLite there is nothing to lock.
 async fn owns_the_first_shard(on: &Transaction, shard_set: &ShardSet) -> Result<bool, StoreError> {
     if on.get_database_backend() != DbBackend::Postgres {
@@ -196,6 +217,6 @@ async fn owns_the_first_shard(on: &Transaction, shard_set: &ShardSet) -> Result<
 #[cfg(test)]
 pub(super) fn all_statements(backend: DbBackend) -> Vec<String> {
     let scopes = [SweepScope::All, SweepScope::Of(TenantNum(1))].map(old_events_sql);
-    let fixed = [OWN_RETENTION, LEFT_BEHIND, OLD_AUDIT].map(str::to_owned);
+    let fixed = [OWN_RETENTION, LEFT_BEHIND, LAST_OF_PART, OLD_AUDIT].map(str::to_owned);
     scopes.into_iter().chain(fixed).chain(events::statements(backend)).chain(responses::statements(backend)).collect()
 }

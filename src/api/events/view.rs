@@ -138,12 +138,12 @@ impl From<StoredEvent> for EventSummary {
 }
 
 /// The states of an event's deliveries at one moment. `owed`, `pending`, `success`, `failed` and `cancelled` add up to
-/// `matched`. Webhooks that were deleted meanwhile are included: their deliveries count as `owed` or `pending` until
+/// `matched`, unless a row is damaged. Webhooks that were deleted meanwhile are included: their deliveries count as `owed` or `pending` until
 /// the engine cancels them.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = EventProgress)]
 pub(in crate::api) struct ProgressView {
-    /// Webhooks that matched the event when it was accepted.
+    /// Webhooks that matched the event when it was accepted, and those to which an operation has owed it since.
     matched: u32,
     /// Deliveries of which nothing is recorded yet: they are not started, or their first attempt is in flight. The list
     /// of deliveries shows them as `pending`, and leaves out those of deleted webhooks.
@@ -158,6 +158,7 @@ pub(in crate::api) struct ProgressView {
 impl ProgressView {
     fn new(matched: u32, progress: Progress) -> Self {
         let Progress { owed, pending, success, failed, cancelled } = progress;
+        let matched = matched.max(owed + pending + success + failed + cancelled);
         Self { matched, owed, pending, success, failed, cancelled }
     }
 }

@@ -8,11 +8,14 @@ use std::collections::HashSet;
 
 use sea_orm::{ConnectionTrait, DbBackend, FromQueryResult, Statement, Value};
 
-use crate::domain::id::EventSeq;
+use crate::domain::id::{EventSeq, WebhookNum};
+use crate::store::decode::NumRow;
 use crate::store::leases::ShardSet;
 use crate::store::pool::Transaction;
 use crate::store::state::{self, SweepMark};
 use crate::store::{Store, StoreError, dialect};
+
+use super::{NOT_SETTLED, last_of_part};
 
 /// Rows that were deleted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -23,23 +26,23 @@ pub struct Deleted {
     pub log_entries: u64,
 }
 
-#[derive(Debug, FromQueryResult)]
-struct SeqRow {
-    seq: i64,
-}
-
-#[derive(Debug, FromQueryResult)]
-struct LastRow {
-    last: Option<i64>,
-}
-
-/// Of the events in `$1`, those that are owed to a webhook: by a pending row or by an open fan-out. The `+` makes the
-/// databases look up the rows of each event instead of all pending rows.
+/// Of the events in `$1`, those that are owed to a webhook: by a row that is not settled or by an open fan-out. The `+`
+/// makes the databases look up the rows of each event instead of all pending rows.
 fn owed_sql(backend: DbBackend) -> String {
     let is_one = dialect::is_any_of(backend, "event_seq", "$1");
     format!(
-        "SELECT event_seq AS seq FROM delivery WHERE {is_one} AND (+status) = 0 \
-         UNION SELECT event_seq AS seq FROM fanout WHERE {is_one}"
+        "SELECT event_seq AS num FROM delivery WHERE {is_one} AND (+status) {NOT_SETTLED} \
+         UNION SELECT event_seq AS num FROM fanout WHERE {is_one}"
+    )
+}
+
+/// Of the events in `$1`, those that must stay: they are owed, or an open operation has work to do on their deliveries.
+fn needed_sql(backend: DbBackend) -> String {
+    let is_one = dialect::is_any_of(backend, "i.event_seq", "$1");
+    format!(
+        "{} UNION SELECT i.event_seq AS num FROM operation_item i JOIN operation o ON o.num = i.operation \
+         WHERE {is_one} AND i.state = 0 AND o.finished_at IS NULL",
+        owed_sql(backend)
     )
 }
 
@@ -63,10 +66,6 @@ fn caller_ids_sql(backend: DbBackend) -> String {
     )
 }
 
-/// The part of an event's deliveries after the event itself is gone: the first `$2` webhooks.
-const LAST_OF_PART: &str = "SELECT MAX(part.webhook_num) AS last FROM (SELECT webhook_num FROM delivery \
-    WHERE event_seq = $1 ORDER BY webhook_num LIMIT $2) AS part";
-
 const PART: &str = "event_seq = $1 AND webhook_num <= $2";
 
 async fn run<C: ConnectionTrait>(
@@ -87,25 +86,37 @@ pub(in crate::store) async fn owed_among<C: ConnectionTrait>(
     on: &C,
     events: &[EventSeq],
 ) -> Result<HashSet<EventSeq>, StoreError> {
-    let backend = on.get_database_backend();
-    let statement = Statement::from_sql_and_values(backend, owed_sql(backend), [seqs_of(backend, events)]);
-    let rows = SeqRow::find_by_statement(statement).all(on).await?;
-    Ok(rows.into_iter().map(|row| EventSeq(row.seq)).collect())
+    found_among(on, owed_sql(on.get_database_backend()), events).await
 }
 
-/// Locks the events that no other transaction has locked, and returns those of them that nobody is owed. What the lock
-/// waits for has been committed by then, and a second statement sees it.
-async fn locked_and_settled(on: &Transaction, events: &[EventSeq]) -> Result<Vec<EventSeq>, StoreError> {
+async fn needed_among<C: ConnectionTrait>(on: &C, events: &[EventSeq]) -> Result<HashSet<EventSeq>, StoreError> {
+    found_among(on, needed_sql(on.get_database_backend()), events).await
+}
+
+async fn found_among<C: ConnectionTrait>(
+    on: &C,
+    sql: String,
+    events: &[EventSeq],
+) -> Result<HashSet<EventSeq>, StoreError> {
+    let backend = on.get_database_backend();
+    let statement = Statement::from_sql_and_values(backend, sql, [seqs_of(backend, events)]);
+    let rows = NumRow::find_by_statement(statement).all(on).await?;
+    Ok(rows.into_iter().map(|row| EventSeq(row.num)).collect())
+}
+
+/// Locks the events that no other transaction has locked, and returns those of them that may go. What the lock waits for
+/// has been committed by then, and a second statement sees it.
+async fn locked_and_free(on: &Transaction, events: &[EventSeq]) -> Result<Vec<EventSeq>, StoreError> {
     let backend = on.get_database_backend();
     let mut locked = events.to_vec();
     if backend == DbBackend::Postgres {
-        let sql = "SELECT seq FROM event WHERE seq = ANY($1) ORDER BY seq FOR UPDATE SKIP LOCKED";
+        let sql = "SELECT seq AS num FROM event WHERE seq = ANY($1) ORDER BY seq FOR UPDATE SKIP LOCKED";
         let statement = Statement::from_sql_and_values(backend, sql, [seqs_of(backend, events)]);
-        let rows = SeqRow::find_by_statement(statement).all(on).await?;
-        locked = rows.into_iter().map(|row| EventSeq(row.seq)).collect();
+        let rows = NumRow::find_by_statement(statement).all(on).await?;
+        locked = rows.into_iter().map(|row| EventSeq(row.num)).collect();
     }
-    let owed = owed_among(on, &locked).await?;
-    locked.retain(|event| !owed.contains(event));
+    let needed = needed_among(on, &locked).await?;
+    locked.retain(|event| !needed.contains(event));
     Ok(locked)
 }
 
@@ -117,12 +128,12 @@ async fn delete_event_rows(on: &Transaction, events: &Value) -> Result<u64, Stor
 }
 
 impl Store {
-    /// Which of these events are owed to a webhook.
-    pub async fn owed_events(&self, events: &[EventSeq]) -> Result<HashSet<EventSeq>, StoreError> {
-        owed_among(self.engine_readers(), events).await
+    /// Which of these events must stay: they are owed to a webhook, or an open operation has work to do on them.
+    pub async fn needed_events(&self, events: &[EventSeq]) -> Result<HashSet<EventSeq>, StoreError> {
+        needed_among(self.engine_readers(), events).await
     }
 
-    /// Deletes those of these events that nobody is owed, with all that belongs to them. Notes `swept_to`, if given, as
+    /// Deletes those of these events that need not stay, with all that belongs to them. Notes `swept_to`, if given, as
     /// how far the sweep has come.
     pub async fn delete_events(
         &self,
@@ -132,13 +143,13 @@ impl Store {
     ) -> Result<Option<Deleted>, StoreError> {
         let backend = self.backend();
         let delete = async |on: &Transaction| {
-            let settled = seqs_of(backend, &locked_and_settled(on, events).await?);
+            let free = seqs_of(backend, &locked_and_free(on, events).await?);
             let of_events = dialect::is_any_of(backend, "event_seq", "$1");
             let deleted = Deleted {
-                attempts: run(on, of_events_sql(backend, "attempt"), [settled.clone()]).await?,
-                log_entries: run(on, log_entries_sql(&of_events), [settled.clone()]).await?,
-                deliveries: run(on, of_events_sql(backend, "delivery"), [settled.clone()]).await?,
-                events: delete_event_rows(on, &settled).await?,
+                attempts: run(on, of_events_sql(backend, "attempt"), [free.clone()]).await?,
+                log_entries: run(on, log_entries_sql(&of_events), [free.clone()]).await?,
+                deliveries: run(on, of_events_sql(backend, "delivery"), [free.clone()]).await?,
+                events: delete_event_rows(on, &free).await?,
             };
             note(on, SweepMark::EventsTo, swept_to).await?;
             Ok(deleted)
@@ -146,7 +157,7 @@ impl Store {
         self.sweep(shard_set, delete).await
     }
 
-    /// Deletes one event unless it is owed, and leaves its deliveries to [`Self::delete_part`].
+    /// Deletes one event unless it must stay, and leaves its deliveries to [`Self::delete_part`].
     pub async fn delete_event_alone(
         &self,
         shard_set: &ShardSet,
@@ -155,9 +166,9 @@ impl Store {
     ) -> Result<Option<Deleted>, StoreError> {
         let backend = self.backend();
         let delete = async |on: &Transaction| {
-            let settled = locked_and_settled(on, &[event]).await?;
-            let events = delete_event_rows(on, &seqs_of(backend, &settled)).await?;
-            note(on, SweepMark::Unfinished, settled.first().copied()).await?;
+            let free = locked_and_free(on, &[event]).await?;
+            let events = delete_event_rows(on, &seqs_of(backend, &free)).await?;
+            note(on, SweepMark::Unfinished, free.first().copied()).await?;
             note(on, SweepMark::EventsTo, swept_to).await?;
             Ok(Deleted { events, ..Deleted::default() })
         };
@@ -172,16 +183,13 @@ impl Store {
         event: EventSeq,
         webhooks: u32,
     ) -> Result<Option<Deleted>, StoreError> {
-        let backend = self.backend();
         let delete = async |on: &Transaction| {
-            let values = [event.0.into(), i64::from(webhooks).into()];
-            let last = Statement::from_sql_and_values(backend, LAST_OF_PART, values);
-            let Some(LastRow { last: Some(last) }) = LastRow::find_by_statement(last).one(on).await? else {
+            let Some(last) = last_of_part(on, event, WebhookNum(0), webhooks).await? else {
                 let attempts = run(on, "DELETE FROM attempt WHERE event_seq = $1", [event.0.into()]).await?;
                 state::set_sweep_mark(on, SweepMark::Unfinished, EventSeq::ZERO).await?;
                 return Ok(Deleted { attempts, ..Deleted::default() });
             };
-            let values = || [event.0.into(), last.into()];
+            let values = || [event.0.into(), last.0.into()];
             Ok(Deleted {
                 events: 0,
                 attempts: run(on, format!("DELETE FROM attempt WHERE {PART}"), values()).await?,
@@ -204,12 +212,12 @@ async fn note<C: ConnectionTrait>(on: &C, mark: SweepMark, to: Option<EventSeq>)
 pub(super) fn statements(backend: DbBackend) -> Vec<String> {
     vec![
         owed_sql(backend),
+        needed_sql(backend),
         of_events_sql(backend, "attempt"),
         of_events_sql(backend, "delivery"),
         log_entries_sql(&dialect::is_any_of(backend, "event_seq", "$1")),
         log_entries_sql(PART),
         caller_ids_sql(backend),
-        LAST_OF_PART.to_owned(),
         format!("DELETE FROM delivery WHERE {PART}"),
         format!("DELETE FROM attempt WHERE {PART}"),
     ]

@@ -2,8 +2,10 @@
 
 use sea_orm::Statement;
 
-use crate::domain::id::{OperationNum, TenantNum};
+use crate::domain::id::{OperationId, OperationNum, TenantNum};
+use crate::domain::operation::{ItemState, Kind, Selection};
 use crate::store::erasure::Erasure;
+use crate::store::operations::NewOperation;
 use crate::store::retention::{Deleted, OwnRetention, SweepMark, SweepScope};
 use crate::store::tenants::{Tenant, TenantRetention};
 
@@ -51,6 +53,12 @@ fn accepted(published: Published) -> EventSeq {
     }
 }
 
+#[test]
+fn a_statement_knows_the_settled_statuses() {
+    let codes = Status::FINAL.map(|status| status.code().to_string()).join(", ");
+    assert_eq!(crate::store::retention::NOT_SETTLED, format!("NOT IN ({codes})"));
+}
+
 on_both!(a_settled_event_goes_with_all_that_belongs_to_it);
 async fn a_settled_event_goes_with_all_that_belongs_to_it(on: On) {
     let world = tracked_world(on).await;
@@ -93,7 +101,7 @@ async fn what_is_owed_is_not_deleted(on: On) {
     settle(&world, settled, &[one], Status::Success).await;
 
     let all = [pending, open, retried, settled];
-    let owed = world.store.owed_events(&all).await.unwrap();
+    let owed = world.store.needed_events(&all).await.unwrap();
     assert_eq!(owed, HashSet::from([pending, open, retried]));
     let deleted = world.store.delete_events(&world.shard_set, &all, None).await.unwrap().unwrap();
     assert_eq!((deleted.events, deleted.deliveries), (1, 1));
@@ -103,6 +111,51 @@ async fn what_is_owed_is_not_deleted(on: On) {
         assert_eq!(rows_of(&world, event).await[..2], [1, 1]);
     }
     assert_eq!(world.store.sweep_mark(SweepMark::Unfinished).await.unwrap(), EventSeq::ZERO);
+}
+
+on_both!(what_an_open_operation_has_to_do_and_what_cannot_be_read_is_not_deleted);
+async fn what_an_open_operation_has_to_do_and_what_cannot_be_read_is_not_deleted(on: On) {
+    let world = tracked_world(on).await;
+    let webhook = world.webhook().await.num;
+    let [counted, damaged] = [world.accept(&[webhook.0]).await.seq, world.accept(&[webhook.0]).await.seq];
+    for event in [counted, damaged] {
+        settle(&world, event, &[webhook.0], Status::Failed).await;
+    }
+    let operation = NewOperation {
+        id: OperationId::generate(),
+        tenant: world.tenant.num,
+        kind: Kind::Retry,
+        selection: Selection {
+            webhooks: Vec::new(),
+            since: None,
+            until: UnixMillis::now(),
+            status: Some(Status::Failed),
+            outcome: None,
+            status_code: None,
+            events: Vec::new(),
+        },
+        rate: 1,
+        created_at: UnixMillis::now(),
+    };
+    let operation = world.store.create_operation(operation, None, &Author::engine()).await.unwrap().num;
+    let item = DeliveryId { event: counted, webhook };
+    world.store.add_items(operation, &[item]).await.unwrap();
+    let damage = format!("UPDATE delivery SET status = 77 WHERE event_seq = {}", damaged.0);
+    world.store.inner.writer.execute_unprepared(&damage).await.unwrap();
+
+    let delete = async |all: &[EventSeq]| {
+        assert_eq!(world.store.needed_events(all).await.unwrap(), all.iter().copied().collect());
+        world.store.delete_events(&world.shard_set, all, None).await.unwrap().unwrap().events
+    };
+    assert_eq!(delete(&[counted, damaged]).await, 0);
+    world.store.begin_running(operation, UnixMillis::now()).await.unwrap();
+    assert_eq!(delete(&[counted, damaged]).await, 0);
+    world.store.end_items(operation, &[(item, ItemState::Success)]).await.unwrap();
+    assert_eq!(world.store.needed_events(&[counted]).await.unwrap(), HashSet::new(), "its item has ended");
+    world.store.add_items(operation, &[DeliveryId { event: counted, webhook: WebhookNum(99) }]).await.unwrap();
+    assert_eq!(delete(&[counted, damaged]).await, 0);
+    world.store.fail_operation(operation, "no reason", UnixMillis::now()).await.unwrap();
+    assert_eq!(world.store.needed_events(&[counted, damaged]).await.unwrap(), HashSet::from([damaged]));
 }
 
 on_both!(a_large_event_goes_in_parts_and_its_deliveries_are_not_seen_meanwhile);
