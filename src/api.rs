@@ -88,7 +88,7 @@ const MIN_ADMIN_KEY: usize = 32;
 const DOCUMENT: &str = "/openapi.json";
 
 /// Where the versioned routes begin.
-const BASE: &str = "/api/v1";
+const BASE: &str = crate::domain::operational_event::API_BASE;
 
 /// How the API is set up.
 #[derive(Debug, Clone)]

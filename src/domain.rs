@@ -11,6 +11,7 @@ pub mod id;
 pub mod in_doubt;
 pub mod moment;
 pub mod operation;
+pub mod operational_event;
 pub mod outcome;
 pub mod policy;
 pub mod retention;

@@ -63,7 +63,6 @@ pub use self::delivery_ops::tested;
 pub use self::durations::DurationFigures;
 pub use self::inspect::EngineFigures;
 pub use self::listing::DeliveryPage;
-pub use self::operational::{DISABLED_EVENT, FAILING_EVENT};
 pub use self::operations::Preview;
 pub use self::permits::{BulkheadView, PartView};
 pub use self::rates::Percentiles;
@@ -337,6 +336,10 @@ impl Engine {
         self.spawn_sweeper(retention);
         self.spawn_operations();
         let inner = &self.inner;
+        let operational = operational::publish(inner.context.clone(), inner.store.clone());
+        let (operational, stopping) =
+            (Box::pin(or_abort("the operational events", operational)), inner.stopping.clone());
+        inner.tasks.spawn(async move { stopping.run_until_cancelled(operational).await });
         let stopping = inner.stopping.clone();
         inner.tasks.spawn(async move { stopping.run_until_cancelled(local_network.keep_looking()).await });
         let dispatcher = dispatch::Dispatcher::new(&inner.context, &inner.feed, &inner.registry);

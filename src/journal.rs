@@ -38,6 +38,7 @@ use crate::domain::delivery::{Attempt, DeliveryState, Status};
 use crate::domain::health::Health;
 use crate::domain::id::{DeliveryId, EventSeq, OperationNum, TenantNum, WebhookNum};
 use crate::domain::moment::UnixMillis;
+use crate::domain::operational_event::OperationalEvent;
 use crate::domain::shard::ShardNum;
 use crate::store::StoreError;
 use crate::store::events::{Caller, Receipt};
@@ -157,8 +158,8 @@ pub enum Record {
     Retry { id: DeliveryId, at: UnixMillis, operation: Option<OperationNum> },
     /// An operation owes an event to a webhook that it was never owed to.
     Owe { id: DeliveryId, at: UnixMillis, operation: OperationNum },
-    /// What an endpoint has learnt of its receiver.
-    Health { webhook: WebhookNum, health: Health },
+    /// What an endpoint has learnt of its receiver, and what the tenant is told of it.
+    Health { webhook: WebhookNum, health: Box<Health>, tells: Option<Box<OperationalEvent>> },
     /// Cancels the webhook's pending rows up to `through`, oldest first and a bounded number in each batch. Leaves out
     /// `except`, whose requests are under way. A settled delivery that waits for a manual retry becomes what it was.
     /// Answers how many deliveries this batch took back; the caller repeats the record until the answer is 0.
@@ -177,13 +178,15 @@ pub struct AttemptRecord {
     pub id: DeliveryId,
     pub attempt: Attempt,
     pub state: DeliveryState,
+    /// What the tenant is told of it.
+    pub tells: Option<Box<OperationalEvent>>,
     counted: Option<answers::Counted>,
 }
 
 impl AttemptRecord {
     #[must_use]
     pub fn new(id: DeliveryId, attempt: Attempt, state: DeliveryState) -> Self {
-        Self { id, attempt, state, counted: None }
+        Self { id, attempt, state, tells: None, counted: None }
     }
 }
 
@@ -245,6 +248,8 @@ pub struct PublishAnswer {
 struct PublishRequest {
     drafts: Vec<Draft>,
     once: Option<OnceKey>,
+    /// The operational event that the draft is made of.
+    operational: Option<i64>,
     answer: oneshot::Sender<Result<PublishAnswer, PublishError>>,
     room: OwnedSemaphorePermit,
 }
@@ -286,11 +291,26 @@ pub struct Stopped;
 impl Journal {
     /// Commits the drafts and their fan-outs in one batch.
     pub async fn publish(&self, drafts: Vec<Draft>, once: Option<OnceKey>) -> Result<PublishAnswer, PublishError> {
+        self.request(drafts, once, None).await
+    }
+
+    /// Publishes an operational event and deletes its row in one batch. Without a row nothing is published: another node
+    /// was first.
+    pub async fn publish_operational(&self, draft: Draft, sequence: i64) -> Result<(), PublishError> {
+        self.request(vec![draft], None, Some(sequence)).await.map(drop)
+    }
+
+    async fn request(
+        &self,
+        drafts: Vec<Draft>,
+        once: Option<OnceKey>,
+        operational: Option<i64>,
+    ) -> Result<PublishAnswer, PublishError> {
         let kib = drafts.iter().map(Draft::bytes).sum::<usize>().div_ceil(1024);
         let kib = u32::try_from(kib.min(PUBLISH_QUEUE_KIB)).unwrap_or(u32::MAX);
         let room = self.room.clone().try_acquire_many_owned(kib).map_err(|_| PublishError::Full)?;
         let (answer, answered) = oneshot::channel();
-        let request = Request::Publish(PublishRequest { drafts, once, answer, room });
+        let request = Request::Publish(PublishRequest { drafts, once, operational, answer, room });
         self.publishes.try_send(request).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => PublishError::Full,
             mpsc::error::TrySendError::Closed(_) => PublishError::Stopped,

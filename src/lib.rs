@@ -80,7 +80,7 @@
 //! assert_eq!(after(1, Outcome::of_status(429, hint)), in_seconds(60));
 //! assert_eq!(after(1, Outcome::of_status(204, None)), Verdict::Done);
 //! assert_eq!(after(4, Outcome::of_status(500, None)), Verdict::Exhausted);
-//! assert_eq!(after(1, Outcome::of_status(410, None)), Verdict::Disable);
+//! assert_eq!(after(1, Outcome::of_status(410, None)), Verdict::Gone);
 //! ```
 pub mod api;
 pub mod app;

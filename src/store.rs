@@ -28,6 +28,7 @@ pub mod keys;
 pub mod leases;
 pub mod log;
 pub mod notifier;
+pub mod operational_events;
 pub mod operations;
 pub mod orphans;
 pub mod owed;

@@ -14,6 +14,9 @@ pub struct Model {
     pub last_failure: Option<i16>,
     pub failing_since: Option<i64>,
     pub warned_at: Option<i64>,
+    pub suspended_at: Option<i64>,
+    pub suspension_cause: Option<i16>,
+    pub recovered_at: Option<i64>,
     /// When the last failed request ended; null if none has failed.
     pub last_error_at: Option<i64>,
     pub last_error_outcome: Option<i16>,

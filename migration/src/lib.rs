@@ -26,6 +26,7 @@ mod m0016_ordered;
 mod m0017_operations;
 mod m0019_retention;
 mod m0020_audit;
+mod m0023_suspension;
 mod made;
 
 /// Id of the advisory lock that processes take in turns to migrate one PostgreSQL database. Arbitrary, and never
@@ -67,6 +68,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0017_operations::Migration),
             Box::new(m0019_retention::Migration),
             Box::new(m0020_audit::Migration),
+            Box::new(m0023_suspension::Migration),
         ]
     }
 }

@@ -3,7 +3,8 @@
 use serde_json::value::RawValue;
 
 use super::fields::{Fault, any_text, out_of};
-use crate::engine::{DISABLED_EVENT, FAILING_EVENT, TEST_EVENT};
+use crate::domain::operational_event::OperationalKind;
+use crate::engine::TEST_EVENT;
 
 /// Characters of a name, of a tenant and of every other object that has one for people.
 pub(super) const NAME: std::ops::RangeInclusive<usize> = 1..=200;
@@ -29,7 +30,7 @@ pub(super) fn event_type(raw: &RawValue) -> Result<String, Fault> {
             "words of letters, digits, `_` and `-`, joined by single dots, are accepted, such as call.ringing";
         return Err(Fault::new("invalid", message));
     }
-    if [TEST_EVENT, FAILING_EVENT, DISABLED_EVENT].contains(&name.as_str()) {
+    if name == TEST_EVENT || OperationalKind::is_one(&name) {
         return Err(Fault::new("reserved", "reserved for an event that the engine itself publishes"));
     }
     Ok(name)

@@ -9,15 +9,22 @@
 //!    └── success of any request ◀────────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! Half-open is not a state of its own: it is open with a cool-down that is over.
+//! Half-open is not a state of its own: it is open with a cool-down that is over. While the webhook is suspended, the
+//! cool-down is an hour, or never ends by itself.
+
+use std::time::Duration;
 
 use serde::Serialize;
 
 use super::retry::lengthened;
+use crate::domain::health::{Suspension, SuspensionCause};
 use crate::domain::id::EventSeq;
 use crate::domain::moment::UnixMillis;
 use crate::domain::outcome::OutcomeKind;
 use crate::domain::policy::BreakerSettings;
+
+/// The cool-down while the webhook is suspended because its receiver fails.
+const SUSPENDED_COOLDOWN: Duration = Duration::from_hours(1);
 
 /// The end of a cool-down that is over: in the past, whatever the clock shows.
 const DUE: UnixMillis = UnixMillis(0);
@@ -33,6 +40,7 @@ pub struct Saved {
     /// When the breaker last left the closed state; `None` when closed.
     pub opened_at: Option<UnixMillis>,
     pub last_failure: Option<OutcomeKind>,
+    pub suspension: Option<Suspension>,
 }
 
 /// Whether a request may start.
@@ -46,6 +54,8 @@ pub enum Permission {
     Wait { until: UnixMillis },
     /// No request may start before the probe has ended.
     ProbeUnderWay,
+    /// No request may start before a person asks for a probe.
+    Held,
 }
 
 /// The change of state that an outcome has caused.
@@ -67,6 +77,7 @@ pub struct View {
     /// When the breaker last left the closed state; `None` when closed.
     pub opened_at: Option<UnixMillis>,
     pub last_failure: Option<OutcomeKind>,
+    pub suspension: Option<Suspension>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -85,6 +96,8 @@ enum State {
     Open {
         until: UnixMillis,
     },
+    /// Open without an end: only a person may ask for a probe.
+    Held,
     Probing {
         event: EventSeq,
     },
@@ -99,21 +112,26 @@ pub struct Breaker {
     openings: u16,
     opened_at: Option<UnixMillis>,
     last_failure: Option<OutcomeKind>,
+    suspension: Option<Suspension>,
 }
 
 impl Breaker {
     /// Restores a saved breaker. A probe that was under way when it was saved is due again.
     #[must_use]
     pub fn new(settings: BreakerSettings, saved: Saved) -> Self {
-        let Saved { consecutive_failures, openings, open_until, opened_at, last_failure } = saved;
-        let state = open_until.map_or(State::Closed, |until| State::Open { until });
-        Self { settings, state, consecutive_failures, openings, opened_at, last_failure }
+        let Saved { consecutive_failures, openings, open_until, opened_at, last_failure, suspension } = saved;
+        let state = match (open_until, suspension) {
+            (Some(until), _) => State::Open { until },
+            (None, Some(_)) => State::Held,
+            (None, None) => State::Closed,
+        };
+        Self { settings, state, consecutive_failures, openings, opened_at, last_failure, suspension }
     }
 
     #[must_use]
     pub fn saved(&self) -> Saved {
         let open_until = match self.state {
-            State::Closed => None,
+            State::Closed | State::Held => None,
             State::Open { until } => Some(until),
             State::Probing { .. } => Some(DUE),
         };
@@ -123,6 +141,7 @@ impl Breaker {
             open_until,
             opened_at: self.opened_at,
             last_failure: self.last_failure,
+            suspension: self.suspension,
         }
     }
 
@@ -134,13 +153,14 @@ impl Breaker {
             State::Open { until } if self.is_due(until, now) => Permission::Probe,
             State::Open { until } => Permission::Wait { until },
             State::Probing { .. } => Permission::ProbeUnderWay,
+            State::Held => Permission::Held,
         }
     }
 
     /// Notes that a request has started. If the breaker is open, the request is the probe; otherwise nothing changes.
     pub fn started(&mut self, event: EventSeq) {
         match self.state {
-            State::Open { .. } => self.state = State::Probing { event },
+            State::Open { .. } | State::Held => self.state = State::Probing { event },
             State::Closed | State::Probing { .. } => {}
         }
     }
@@ -182,7 +202,7 @@ impl Breaker {
     /// Ends the cool-down, because an operator asked. Returns whether there was one to end.
     pub fn probe_now(&mut self) -> bool {
         match self.state {
-            State::Open { .. } => {
+            State::Open { .. } | State::Held => {
                 self.state = State::Open { until: DUE };
                 true
             }
@@ -194,7 +214,7 @@ impl Breaker {
     /// threshold, the next failure opens it. A cool-down ends if the new settings make it shorter, and is never
     /// lengthened.
     pub fn set_settings(&mut self, settings: BreakerSettings) {
-        if settings.cooldown(self.openings) < self.settings.cooldown(self.openings) {
+        if self.suspension.is_none() && settings.cooldown(self.openings) < self.settings.cooldown(self.openings) {
             self.probe_now();
         }
         self.settings = settings;
@@ -210,6 +230,7 @@ impl Breaker {
         let (state, next_probe_at) = match self.may_start(now) {
             Permission::Free => (ViewState::Closed, None),
             Permission::Wait { until } => (ViewState::Open, Some(until)),
+            Permission::Held => (ViewState::Open, None),
             Permission::Probe | Permission::ProbeUnderWay => (ViewState::HalfOpen, None),
         };
         View {
@@ -218,7 +239,24 @@ impl Breaker {
             next_probe_at,
             opened_at: self.opened_at,
             last_failure: self.last_failure,
+            suspension: self.suspension,
         }
+    }
+
+    /// Opens the breaker until a probe succeeds: an hourly one, or one that a person asks for.
+    pub fn suspend(&mut self, suspension: Suspension, jitter: f64) {
+        self.opened_at.get_or_insert(suspension.since);
+        self.suspension = Some(suspension);
+        self.open(suspension.since, jitter);
+    }
+
+    #[must_use]
+    pub fn suspension(&self) -> Option<Suspension> {
+        self.suspension
+    }
+
+    fn cooldown(&self) -> Duration {
+        if self.suspension.is_some() { SUSPENDED_COOLDOWN } else { self.settings.cooldown(self.openings) }
     }
 
     /// Whether the cool-down is over. An end further away than a whole cool-down means that the clock has gone back
@@ -226,7 +264,7 @@ impl Breaker {
     /// request.
     fn is_due(&self, until: UnixMillis, now: UnixMillis) -> bool {
         let left = until.since(now);
-        left.is_zero() || left > lengthened(self.settings.cooldown(self.openings), 1.0)
+        left.is_zero() || left > lengthened(self.cooldown(), 1.0)
     }
 
     fn succeeded(&mut self) -> Option<Change> {
@@ -251,7 +289,7 @@ impl Breaker {
                 self.open(now, jitter);
                 Some(Change::Reopened)
             }
-            State::Open { .. } | State::Probing { .. } => None,
+            State::Open { .. } | State::Held | State::Probing { .. } => None,
         }
     }
 
@@ -262,7 +300,12 @@ impl Breaker {
 
     fn open(&mut self, now: UnixMillis, jitter: f64) {
         self.openings = self.openings.saturating_add(1);
-        self.state = State::Open { until: now.plus(lengthened(self.settings.cooldown(self.openings), jitter)) };
+        self.state = match self.suspension.map(|suspension| suspension.cause) {
+            Some(SuspensionCause::Gone) => State::Held,
+            Some(SuspensionCause::Failing) | None => {
+                State::Open { until: now.plus(lengthened(self.cooldown(), jitter)) }
+            }
+        };
     }
 }
 

@@ -19,8 +19,8 @@ pub enum Verdict {
     RetryAt(UnixMillis),
     /// All retries are used up: the delivery has failed.
     Exhausted,
-    /// The receiver is gone: the delivery has failed and the webhook is switched off.
-    Disable,
+    /// The receiver is gone: the delivery has failed.
+    Gone,
 }
 
 /// Decides what follows from an attempt.
@@ -32,7 +32,7 @@ pub enum Verdict {
 pub fn decide(policy: &RetryPolicy, tries: u16, outcome: &Outcome, now: UnixMillis, jitter: f64) -> Verdict {
     let hint = match outcome {
         Outcome::Success => return Verdict::Done,
-        Outcome::Gone => return Verdict::Disable,
+        Outcome::Gone => return Verdict::Gone,
         Outcome::Throttled { retry_after } => retry_after.unwrap_or_default().min(RETRY_AFTER_CAP),
         Outcome::Rejected
         | Outcome::TimedOut
@@ -75,7 +75,7 @@ mod tests {
     fn wait(policy: &RetryPolicy, tries: u16, outcome: &Outcome, jitter: f64) -> Option<Duration> {
         match decide(policy, tries, outcome, NOW, jitter) {
             Verdict::RetryAt(at) => Some(at.since(NOW)),
-            Verdict::Done | Verdict::Exhausted | Verdict::Disable => None,
+            Verdict::Done | Verdict::Exhausted | Verdict::Gone => None,
         }
     }
 
@@ -108,10 +108,10 @@ mod tests {
     }
 
     #[test]
-    fn success_ends_and_gone_disables_however_many_tries_there_were() {
+    fn success_and_gone_end_it_however_many_tries_there_were() {
         for tries in [0, 1, u16::MAX] {
             assert_eq!(decide(&RetryPolicy::default(), tries, &Outcome::Success, NOW, 1.0), Verdict::Done);
-            assert_eq!(decide(&RetryPolicy::default(), tries, &Outcome::Gone, NOW, 1.0), Verdict::Disable);
+            assert_eq!(decide(&RetryPolicy::default(), tries, &Outcome::Gone, NOW, 1.0), Verdict::Gone);
         }
     }
 

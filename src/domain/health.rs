@@ -6,6 +6,46 @@ use super::id::EventSeq;
 use super::moment::UnixMillis;
 use super::outcome::OutcomeKind;
 
+/// Why a webhook is suspended: it is sent nothing but probes, and what it is owed waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SuspensionCause {
+    /// The receiver answered 410: no probe is sent before a person asks for one.
+    Gone,
+    /// The receiver has only failed for as long as the webhook's owner allows.
+    Failing,
+}
+
+impl SuspensionCause {
+    /// The number in the rows.
+    #[must_use]
+    pub fn code(self) -> i16 {
+        match self {
+            Self::Gone => 1,
+            Self::Failing => 2,
+        }
+    }
+
+    /// The word in the log.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Gone => "gone",
+            Self::Failing => "failing",
+        }
+    }
+
+    #[must_use]
+    pub fn from_code(code: i16) -> Option<Self> {
+        [Self::Gone, Self::Failing].into_iter().find(|cause| cause.code() == code)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Suspension {
+    pub since: UnixMillis,
+    pub cause: SuspensionCause,
+}
+
 /// The default is an endpoint that has seen no failure.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Health {
@@ -16,8 +56,11 @@ pub struct Health {
     pub last_failure: Option<OutcomeKind>,
     /// The first failure after the last success.
     pub failing_since: Option<UnixMillis>,
-    /// When the owner was warned that the webhook will be switched off.
+    /// When the owner was last warned that the webhook will be suspended.
     pub warned_at: Option<UnixMillis>,
+    pub suspension: Option<Suspension>,
+    /// When the receiver succeeded again after a suspension. Stays afterwards.
+    pub recovered_at: Option<UnixMillis>,
     /// Stays after the receiver succeeds again.
     pub last_error: Option<Arc<LastError>>,
     /// As of the last save: a success alone saves nothing.

@@ -31,7 +31,7 @@ pub struct Policy {
     pub signature: SignatureSettings,
     /// When a failing receiver gets no more requests.
     pub breaker: BreakerSettings,
-    /// A webhook with nothing but failures for this long is switched off; an hour to a year.
+    /// A webhook with nothing but failures for this long is suspended; an hour to a year.
     pub disable_after_seconds: u32,
 }
 

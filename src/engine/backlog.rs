@@ -38,6 +38,8 @@ pub enum EndpointState {
     Paused,
     /// The webhook is switched off.
     Inactive,
+    /// The receiver has failed for too long, or is gone: only probes and what a person asked for are sent.
+    Suspended,
     /// The breaker is not closed: only probes and what a person asked for are sent.
     Open,
     /// The actor crashed too often, or the webhook's row cannot be read.

@@ -34,9 +34,6 @@ pub(super) trait EngineDb: Send + Sync {
         now: UnixMillis,
     ) -> Result<HashMap<WebhookNum, Result<EndpointConfigRow>>>;
 
-    /// Answers `false` if the webhook was changed since `version`.
-    async fn disable_webhook(&self, num: WebhookNum, version: i64, reason: &str, now: UnixMillis) -> Result<bool>;
-
     /// The pending rows of a webhook that are due by the horizon.
     async fn due(&self, shard_set: &ShardSet, webhook: WebhookNum, wanted: Wanted<'_>) -> Result<DueRows>;
 
@@ -101,10 +98,6 @@ impl EngineDb for Store {
         now: UnixMillis,
     ) -> Result<HashMap<WebhookNum, Result<EndpointConfigRow>>> {
         Self::endpoint_configs(self, nums, now).await
-    }
-
-    async fn disable_webhook(&self, num: WebhookNum, version: i64, reason: &str, now: UnixMillis) -> Result<bool> {
-        Self::disable_webhook(self, num, version, reason, now).await
     }
 
     async fn due(&self, shard_set: &ShardSet, webhook: WebhookNum, wanted: Wanted<'_>) -> Result<DueRows> {

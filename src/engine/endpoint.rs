@@ -4,7 +4,6 @@
 
 mod actor;
 mod attempt;
-mod disable;
 mod messages;
 mod recall;
 mod report;
@@ -32,8 +31,8 @@ use crate::store::deliveries::Wanted;
 use super::context::EngineContext;
 use super::endpoint_config::{self, EndpointConfig};
 use super::endpoint_stats::{EndpointStats, Live};
-use super::lane::{Effect, Entry, HORIZON, Input, Lane, Mode, Now, Reason, Said};
-use super::operational::{self, FAILING_EVENT};
+use super::lane::{Effect, Entry, HORIZON, Input, Lane, Mode, Now, Said};
+use super::operational;
 use super::permits::Share;
 use super::start_slots::StartSlots;
 use super::tenant_quota::LiveGuard;
@@ -96,7 +95,7 @@ pub(super) struct Endpoint {
     timer: Option<Instant>,
     /// The attempts that have not ended, each once.
     attempts: Vec<(EventSeq, Recall)>,
-    /// How many writes are under way, such as deferrals, warnings and switch-offs. Attempts do not count.
+    /// How many writes are under way, such as deferrals. Attempts do not count.
     recording: usize,
     draining: bool,
     busy_at: Instant,
@@ -236,12 +235,6 @@ impl Endpoint {
             }
             Completion::Loaded(Err(_)) => self.drive(Input::LoadFailed, shell),
             Completion::FoundToSend { event, row } => self.found_to_send(event, row, shell),
-            Completion::SwitchedOff(config) => {
-                if let Some(config) = config {
-                    self.configure(config, shell);
-                }
-                self.recorded(shell);
-            }
             Completion::ReadAgain(Ok(config)) => self.configure(config, shell),
             Completion::ReadAgain(Err(error)) => {
                 let EndpointConfig { id, tenant_id, .. } = &*self.config;
@@ -285,9 +278,13 @@ impl Endpoint {
                         self.settle(&entry, state, attempted);
                     }
                 }
-                Effect::Save { health } => self.record(Record::Health { webhook: self.config.num, health }, shell),
-                Effect::Warn { failing_since } => self.warn(failing_since, shell),
-                Effect::Disable { reason } => self.disable(reason, shell),
+                Effect::Save { health, news } => {
+                    let tells = news.map(|news| {
+                        self.log_news(news);
+                        Box::new(operational::of_webhook(&self.config, news, now.wall))
+                    });
+                    self.record(Record::Health { webhook: self.config.num, health: Box::new(health), tells }, shell);
+                }
                 Effect::Defer { event } => self.record(Record::Defer { id: self.id(event), next_at: now.wall }, shell),
                 Effect::Cancel { event } => {
                     self.record(Record::Cancel { id: self.id(event), at: now.wall, operation: None }, shell)
@@ -429,25 +426,6 @@ impl Endpoint {
                 self.drive(Input::Wake, shell);
             }
         }
-    }
-
-    fn warn(&mut self, failing_since: UnixMillis, shell: &mut impl Shell) {
-        self.recording += 1;
-        let (context, config) = (self.context.clone(), self.config.clone());
-        shell.spawn(async move {
-            let EndpointConfig { id, tenant_id, name, .. } = &*config;
-            let tenant = tenant_id.map(display);
-            tracing::warn!(target: ENDPOINT, tenant, webhook = %id, name, %failing_since, "every attempt fails; the webhook will be switched off");
-            let reason = format!("every attempt has failed since {failing_since}; it is going to be switched off");
-            operational::tell(&context, &config, FAILING_EVENT, &reason).await;
-            Completion::Recorded
-        });
-    }
-
-    fn disable(&mut self, reason: Reason, shell: &mut impl Shell) {
-        self.recording += 1;
-        let switched_off = disable::switch_off(self.context.clone(), self.config.clone(), reason);
-        shell.spawn(async move { Completion::SwitchedOff(switched_off.await) });
     }
 
     fn set_timer(&mut self, now: Now, shell: &mut impl Shell) {

@@ -9,6 +9,7 @@ mod attempts;
 mod entry;
 mod health;
 mod protocol;
+mod slow_start;
 mod window;
 
 use std::sync::Arc;
@@ -24,13 +25,13 @@ use crate::domain::outcome::Outcome;
 use crate::domain::policy::Policy;
 
 use self::attempts::{Attempt, Attempts};
-use self::entry::{after_attempt, of_former_url};
+use self::entry::{after_attempt, after_probe, of_former_url};
 use self::health::{Receiver, RequestEnd};
 use self::window::{FEW, Key, Window};
 
 pub use self::entry::Entry;
 pub use self::health::{SLOW, breaker_of};
-pub use self::protocol::{Effect, Gauge, InLane, Input, Mode, Now, Reason, Said};
+pub use self::protocol::{Effect, Gauge, InLane, Input, Mode, News, Now, Said};
 pub use self::window::WINDOW;
 
 /// How long before its due time a row is read, so that the delivery starts on time.
@@ -50,6 +51,8 @@ pub struct Lane {
     sending_now: Vec<EventSeq>,
     receiver: Receiver,
     limited_until: Option<Instant>,
+    /// When the next request of the backlog may start after a suspension.
+    slow_until: Option<Instant>,
     /// When to look next for entries that have waited for long without a row.
     sweep_at: Option<Instant>,
     /// The wall clock at the last input.
@@ -68,6 +71,7 @@ impl Lane {
             attempts: Attempts::default(),
             sending_now: Vec::new(),
             limited_until: None,
+            slow_until: None,
             sweep_at: None,
             latest: UnixMillis(0),
         }
@@ -134,10 +138,10 @@ impl Lane {
             _ if first.is_manual() => first.due(now.wall),
             Permission::Free | Permission::Probe => first.due(now.wall),
             Permission::Wait { until } => first.due(now.wall).max(until),
-            Permission::ProbeUnderWay => return None,
+            Permission::ProbeUnderWay | Permission::Held => return None,
         };
         let due = now.steady + due.since(now.wall);
-        Some(self.limited_until.map_or(due, |until| due.max(until)))
+        [self.limited_until, self.slow_until].into_iter().flatten().chain([due]).max()
     }
 
     fn load_at(&self, now: Now) -> Option<Instant> {
@@ -145,7 +149,7 @@ impl Lane {
         let due = match self.receiver.may_start(now.wall) {
             Permission::Free | Permission::Probe => due,
             Permission::Wait { until } => due.max(until),
-            Permission::ProbeUnderWay => return None,
+            Permission::ProbeUnderWay | Permission::Held => return None,
         };
         Some(now.steady + due.since(now.wall).saturating_sub(AHEAD))
     }
@@ -175,8 +179,9 @@ impl Lane {
     #[must_use]
     pub fn gauge(&self) -> Gauge {
         let (attempts, window) = (self.attempts.len(), self.window.len());
-        let (limited_until, cap) = (self.limited_until, self.cap());
-        self.receiver.shown(Gauge { attempts, window, limited_until, cap, ..Gauge::default() })
+        let (limited_until, slow_until, cap) = (self.limited_until, self.slow_until, self.cap());
+        let gauge = Gauge { attempts, window, limited_until, slow_until, cap, ..Gauge::default() };
+        self.receiver.shown(gauge, self.latest)
     }
 
     #[must_use]
@@ -232,7 +237,7 @@ impl Lane {
 
     fn probe(&mut self, effects: &mut Vec<Effect>) {
         if self.receiver.probe_now() {
-            effects.push(Effect::Save { health: self.receiver.health() });
+            effects.push(Effect::Save { health: self.receiver.health(), news: None });
         }
     }
 
@@ -353,7 +358,7 @@ impl Lane {
     }
 
     fn pump(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        self.limited_until = None;
+        (self.limited_until, self.slow_until) = (None, None);
         while self.attempts.len() < self.cap() {
             let Some((_, first)) = self.window.first() else { break };
             if self.policy.ordered && self.window.misses_the_first() {
@@ -364,6 +369,12 @@ impl Lane {
             if first.due(now.wall) > now.wall || !may_start {
                 break;
             }
+            if !first.is_manual() {
+                self.slow_until = self.receiver.slow_until(now);
+                if self.slow_until.is_some() {
+                    break;
+                }
+            }
             if let Err(until) = self.limiter.check(now.steady) {
                 self.limited_until = Some(until);
                 break;
@@ -371,6 +382,9 @@ impl Lane {
             let Some(entry) = self.window.take(event) else { break };
             if permission == Permission::Probe {
                 self.receiver.probe_started(event);
+            }
+            if !entry.is_manual() {
+                self.receiver.started(now);
             }
             self.attempts.begin(entry.clone(), self.receiver.round());
             effects.push(Effect::Start { entry, share: self.receiver.share() });
@@ -427,13 +441,16 @@ impl Lane {
         let Some(Attempt { entry, round, withdrawn }) = self.attempts.end(event) else { return };
         self.window.left(event);
         self.cancel_send_now(event);
-        let (mut state, gone) = after_attempt(&self.policy, &entry, outcome, jitter, now.wall);
+        let mut state = match self.receiver.is_suspended() {
+            true => after_probe(&entry, outcome, now.wall),
+            false => after_attempt(&self.policy, &entry, outcome, jitter, now.wall),
+        };
         if (withdrawn || self.mode == Mode::Deleted) && state.status == Status::Pending {
             (state.status, state.next_at, state.settled_at) = (Status::Cancelled, None, Some(now.wall));
         }
         let again = (state.status == Status::Pending).then(|| entry.event.clone());
         effects.push(Effect::Settle { entry, state });
-        self.learn(RequestEnd { event, outcome, said, took, jitter, attempts, round }, gone, now, effects);
+        self.learn(RequestEnd { event, outcome, said, took, jitter, attempts, round }, now, effects);
         if let Some(event) = again
             && self.mode == Mode::Active
         {
@@ -488,19 +505,10 @@ impl Lane {
     }
 
     /// Applies what the end of a request says about the receiver.
-    fn learn(&mut self, ended: RequestEnd<'_>, gone: bool, now: Now, effects: &mut Vec<Effect>) {
+    fn learn(&mut self, ended: RequestEnd<'_>, now: Now, effects: &mut Vec<Effect>) {
         let learnt = self.receiver.ended(ended, &self.policy, now.wall);
         if learnt.save {
-            effects.push(Effect::Save { health: self.receiver.health() });
-        }
-        let since = self.receiver.failing_since().unwrap_or(now.wall);
-        if learnt.warn {
-            effects.push(Effect::Warn { failing_since: since });
-        }
-        if (gone || learnt.give_up) && self.mode == Mode::Active {
-            self.mode = Mode::Paused;
-            effects.push(Effect::Disable { reason: if gone { Reason::Gone } else { Reason::Failing { since } } });
-            self.recall(|_| true, effects);
+            effects.push(Effect::Save { health: self.receiver.health(), news: learnt.news });
         }
         if learnt.breaker.is_some() && !self.receiver.is_well() {
             self.shed_window(effects);

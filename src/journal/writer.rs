@@ -304,6 +304,12 @@ impl Writer {
                 prepared.answers.push(answer);
                 continue;
             }
+            if let Some(sequence) = request.operational
+                && !on.take_operational(sequence).await?
+            {
+                prepared.answers.push(Ok(PublishAnswer { published: Vec::new(), is_repeated: true }));
+                continue;
+            }
             let mut published = Vec::with_capacity(request.drafts.len());
             for draft in &request.drafts {
                 published.push(self.prepare_event(on, draft, &mut callers, prepared, rows, now).await?);
@@ -392,6 +398,7 @@ impl Writer {
                 Record::Attempt(record) => {
                     rows.delivery(record.id, record.state);
                     rows.attempts.push((record.id, &record.attempt));
+                    rows.operational.extend(record.tells.as_deref());
                     self.tracker.mark(record.id);
                 }
                 Record::Defer { id, .. } if !self.tracker.may_get_row(*id, &self.shard_set) => {}
@@ -410,8 +417,9 @@ impl Writer {
                 Record::Owe { id, at, operation } => {
                     rows.updates.push(Update::Owe { id: *id, at: *at, operation: *operation });
                 }
-                Record::Health { webhook, health } => {
+                Record::Health { webhook, health, tells } => {
                     rows.health.insert(*webhook, health);
+                    rows.operational.extend(tells.as_deref());
                 }
                 Record::Purge { webhook, through, except, .. } => {
                     let purge = Purge { webhook: *webhook, through: *through, except: except.clone() };

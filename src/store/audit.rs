@@ -117,7 +117,6 @@ actions! {
     CreateWebhook "webhook.create",
     UpdateWebhook "webhook.update",
     DeleteWebhook "webhook.delete",
-    DisableWebhook "webhook.disable",
     RotateSecret "webhook.rotate_secret",
     EndSecret "webhook.end_secret",
     PauseWebhook "webhook.pause",

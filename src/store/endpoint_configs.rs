@@ -40,15 +40,13 @@ fn configs_sql(backend: DbBackend) -> String {
     let columns = webhook::Column::iter().map(|column| format!("w.{}", column.as_str())).collect::<Vec<_>>().join(", ");
     format!(
         "SELECT {columns}, (SELECT t.id FROM tenant t WHERE t.num = w.tenant_num) AS tenant_id, \
-         s.num AS secret_num, s.sealed, s.created_at AS made_at, s.expires_at, h.webhook_num, h.consecutive_failures, h.openings, \
-         h.open_until, h.opened_at, h.last_failure, h.failing_since, h.warned_at, \
-         h.last_error_at, h.last_error_outcome, h.last_error_status, h.last_error_text, h.last_error_event, \
-         h.last_success_at, \
+         s.num AS secret_num, s.sealed, s.created_at AS made_at, s.expires_at, {}, \
          EXISTS (SELECT 1 FROM delivery d WHERE d.status = 0 AND d.webhook_num = w.num) AS has_pending_rows \
          FROM webhook w \
          LEFT JOIN webhook_secret s ON s.webhook_num = w.num AND (s.expires_at IS NULL OR s.expires_at > $2) \
          LEFT JOIN endpoint_health h ON h.webhook_num = w.num \
-         WHERE {is_chosen} AND w.deleted_at IS NULL ORDER BY s.num DESC"
+         WHERE {is_chosen} AND w.deleted_at IS NULL ORDER BY s.num DESC",
+        super::health::COLUMNS
     )
 }
 

@@ -14,13 +14,14 @@ use super::{Store, StoreError};
 
 /// The states of webhooks, as far as rows tell. A webhook that an actor's crashes have quarantined counts as what it is
 /// otherwise.
-const STATES: [&str; 4] = ["active", "paused", "inactive", "circuit_open"];
+const STATES: [&str; 5] = ["active", "paused", "inactive", "suspended", "circuit_open"];
 
 /// Why deliveries that are due are not sent, as far as rows tell.
-const REASONS: [&str; 6] = ["dispatch", "ready", "ordered", "circuit_open", "paused", "inactive"];
+const REASONS: [&str; 7] = ["dispatch", "ready", "ordered", "suspended", "circuit_open", "paused", "inactive"];
 
 /// What rows say of a webhook `w` and its health `h`.
 const STATE: &str = "WHEN NOT w.is_active THEN 'inactive' WHEN w.paused_at IS NOT NULL THEN 'paused' \
+                     WHEN h.suspended_at IS NOT NULL THEN 'suspended' \
                      WHEN h.open_until IS NOT NULL THEN 'circuit_open'";
 
 /// The figures at one moment.
@@ -56,7 +57,7 @@ impl Store {
     pub async fn gauges(&self, now: UnixMillis) -> Result<DatabaseGauges, StoreError> {
         let (backend, on) = (self.backend(), &self.readers().for_scans());
         let sql = format!(
-            "SELECT CASE {STATE} ELSE 'active' END AS state, COUNT(*) AS webhooks, COUNT(h.open_until) AS breakers \
+            "SELECT CASE {STATE} ELSE 'active' END AS state, COUNT(*) AS webhooks, COUNT(COALESCE(h.open_until, h.suspended_at)) AS breakers \
              FROM webhook w LEFT JOIN endpoint_health h ON h.webhook_num = w.num \
              WHERE w.deleted_at IS NULL GROUP BY 1"
         );

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use entity::endpoint_health::{Column, Entity, Model};
 use sea_orm::{ConnectionTrait, EntityTrait, FromQueryResult, QueryFilter, QueryResult, QueryTrait};
 
-use crate::domain::health::{Health, LastError};
+use crate::domain::health::{Health, LastError, Suspension, SuspensionCause};
 use crate::domain::id::{EventSeq, WebhookNum};
 use crate::domain::moment::UnixMillis;
 use crate::domain::outcome::OutcomeKind;
@@ -17,6 +17,12 @@ use super::{Store, StoreError};
 
 /// Table and key column, by which an unreadable row is named.
 const TABLE: (&str, &[&str]) = ("endpoint_health", &["webhook_num"]);
+
+/// The columns of the health `h` of a webhook, for statements that join it.
+pub(super) const COLUMNS: &str = "h.webhook_num, h.consecutive_failures, h.openings, h.open_until, h.opened_at, \
+    h.last_failure, h.failing_since, h.warned_at, h.suspended_at, h.suspension_cause, h.recovered_at, \
+    h.last_error_at, h.last_error_outcome, h.last_error_status, h.last_error_text, h.last_error_event, \
+    h.last_success_at";
 
 impl From<Model> for Health {
     fn from(row: Model) -> Self {
@@ -30,10 +36,17 @@ impl From<Model> for Health {
             last_failure: last_failure.and_then(OutcomeKind::from_code),
             failing_since: row.failing_since.map(UnixMillis),
             warned_at: row.warned_at.map(UnixMillis),
+            suspension: suspension_of(&row),
+            recovered_at: row.recovered_at.map(UnixMillis),
             last_error,
             last_success_at: row.last_success_at.map(UnixMillis),
         }
     }
+}
+
+fn suspension_of(row: &Model) -> Option<Suspension> {
+    let cause = row.suspension_cause.and_then(SuspensionCause::from_code)?;
+    Some(Suspension { since: UnixMillis(row.suspended_at?), cause })
 }
 
 /// `None` for a row that an older version wrote, and for an unknown outcome code.

@@ -24,7 +24,7 @@ use super::fanouts::FanoutKey;
 use super::idempotency::{Once, OnceKey, Seen};
 use super::leases::{Locked, ShardSet, Snapshot};
 use super::pool::Transaction;
-use super::{Store, StoreError, dialect};
+use super::{Store, StoreError, dialect, operational_events};
 
 pub use self::traits::{JournalDb, JournalTransaction, KnownCaller, UnansweredCommit};
 
@@ -129,6 +129,10 @@ impl JournalTransaction for Batch {
 
     async fn remember(&mut self, once: Once, now: UnixMillis) -> Result<(), StoreError> {
         self.store.remember(&self.transaction, Some(once), now).await
+    }
+
+    async fn take_operational(&mut self, sequence: i64) -> Result<bool, StoreError> {
+        Ok(operational_events::take(&self.transaction, sequence).await?)
     }
 
     async fn write(&mut self, rows: Rows<'_>) -> Result<Updated, StoreError> {

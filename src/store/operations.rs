@@ -16,13 +16,14 @@ use crate::domain::moment::UnixMillis;
 use crate::domain::operation::{
     Counts, DEFAULT_RATE, Item, ItemState, Kind, Operation, OperationState, Selection, Shown,
 };
+use crate::domain::operational_event::{OperationalEvent, OperationalKind};
 use crate::domain::outcome::OutcomeKind;
 
 use super::audit::{self, Action, Author, Deed};
 use super::decode::{self, NumRow};
 use super::dialect;
 use super::idempotency::Once;
-use super::{Page, Store, StoreError};
+use super::{Page, Store, StoreError, operational_events};
 
 /// How long the items of an operation that has ended are kept.
 const ITEMS_KEPT_MS: i64 = 7 * 24 * 3600 * 1000;
@@ -229,6 +230,25 @@ pub(super) async fn insert<C: ConnectionTrait>(
     Operation::try_from(row.insert(on).await?)
 }
 
+/// Tells the tenant that the operation has ended. Call in the transaction that ends it.
+async fn tell_of_end<C: ConnectionTrait>(
+    on: &C,
+    operation: OperationNum,
+    previous: OperationState,
+    now: UnixMillis,
+) -> Result<(), StoreError> {
+    let Some(row) = Entity::find_by_id(operation.0).one(on).await? else { return Ok(()) };
+    let Operation { id, tenant, kind, state, counts, error, created_by, .. } = Operation::try_from(row)?;
+    let data = json!({
+        "operationId": id, "kind": kind.as_str(), "previous": previous.as_str(),
+        "current": state.as_str(), "matched": counts.matched, "done": counts.done(), "success": counts.success,
+        "failed": counts.failed, "skipped": counts.skipped, "error": error, "createdBy": created_by,
+    });
+    let path = format!("/operations/{id}");
+    let told = OperationalEvent::new(tenant, OperationalKind::OperationFinished, &path, data, now);
+    Ok(operational_events::write(on, &told).await?)
+}
+
 /// Items that have not ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ToDo {
@@ -388,7 +408,10 @@ impl Store {
                 .col_expr(Column::FinishedAt, Expr::value(now.0))
                 .filter(Column::Num.eq(operation.0))
                 .filter(Column::FinishedAt.is_null());
-            Ok(failed.exec(on).await.map(drop)?)
+            if failed.exec(on).await?.rows_affected > 0 {
+                tell_of_end(on, operation, OperationState::Counting, now).await?;
+            }
+            Ok(())
         })
         .await
     }
@@ -407,8 +430,12 @@ impl Store {
             Statement::from_sql_and_values(self.backend(), sql, [now.0.into(), operation.0.into()])
         };
         self.write(async |on| {
-            on.execute_raw(ends(OperationState::Cancelled, OperationState::Cancelled, ToDo::AskedFor)).await?;
+            let cancelled = ends(OperationState::Cancelled, OperationState::Cancelled, ToDo::AskedFor);
+            let cancelled = on.execute_raw(cancelled).await?.rows_affected();
             let done = on.execute_raw(ends(OperationState::Running, OperationState::Done, ToDo::All)).await?;
+            if cancelled + done.rows_affected() > 0 {
+                tell_of_end(on, operation, OperationState::Running, now).await?;
+            }
             Ok(done.rows_affected() > 0)
         })
         .await

@@ -209,7 +209,8 @@ async fn due_rows_come_in_order_and_their_webhooks_are_found(on: On) {
     let configs = world.store.endpoint_configs(&[a.num, b.num], now).await.unwrap();
     let waits = |num| configs[&num].as_ref().unwrap().has_pending_rows;
     assert!(waits(a.num) && !waits(b.num));
-    world.store.disable_webhook(a.num, a.version, "gone", now).await.unwrap();
+    let off = Webhook { is_active: false, ..a };
+    world.store.update_webhook(&off, now, &Author::engine()).await.unwrap();
     assert!(found(10_000).await.is_empty(), "a webhook that is switched off is not woken");
 }
 

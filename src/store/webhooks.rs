@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use entity::webhook::{ActiveModel, Column, Entity, Model};
-use sea_orm::sea_query::{Expr, ExprTrait};
+use sea_orm::sea_query::Expr;
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, Condition, ConnectionTrait, EntityTrait, FromQueryResult, QueryFilter, QueryOrder,
     QueryResult, QuerySelect, QueryTrait, Set, Unchanged,
@@ -284,45 +284,6 @@ impl Store {
             row.updated_at = Set(now.0);
             config_changes::note(on, Change::Webhook(changed.num)).await?;
             self.webhook_of(row.update(on).await?)
-        })
-        .await
-    }
-
-    /// Switches a webhook off on the engine's own account. Returns whether it was active and still of this version.
-    pub async fn disable_webhook(
-        &self,
-        num: WebhookNum,
-        version: i64,
-        reason: &str,
-        now: UnixMillis,
-    ) -> Result<bool, StoreError> {
-        self.write(async |on| {
-            let changed = Entity::update_many()
-                .col_expr(Column::IsActive, Expr::value(false))
-                .col_expr(Column::InactiveReason, Expr::value(reason))
-                .col_expr(Column::Version, Expr::col(Column::Version).add(1))
-                .col_expr(Column::UpdatedAt, Expr::value(now.0))
-                .filter(Column::Num.eq(num.0))
-                .filter(Column::Version.eq(version))
-                .filter(Column::IsActive.eq(true))
-                .exec(on)
-                .await?;
-            let is_changed = changed.rows_affected == 1;
-            if is_changed {
-                let row: Option<(Vec<u8>, i64)> = Entity::find_by_id(num.0)
-                    .select_only()
-                    .columns([Column::Id, Column::TenantNum])
-                    .into_tuple()
-                    .one(on)
-                    .await?;
-                if let Some((id, tenant)) = row {
-                    let deed = Deed::new(Action::DisableWebhook, Some(TenantNum(tenant)), webhook_id_of(&id)?);
-                    let by = Author::engine().because(Some(reason.to_owned()));
-                    audit::enter(on, &by, deed, now).await?;
-                }
-                config_changes::note(on, Change::Webhook(num)).await?;
-            }
-            Ok(is_changed)
         })
         .await
     }

@@ -68,6 +68,7 @@ mod signatures;
 mod silence;
 mod slowness;
 mod startup;
+mod suspension;
 mod unreadable;
 mod untaken;
 mod versions;

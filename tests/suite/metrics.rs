@@ -249,7 +249,7 @@ async fn gauges_say_in_which_state_webhooks_are_and_since_when_deliveries_are_du
     });
     let page = page.await;
     let webhooks = |state: &str| page.value("posthaste_webhooks", &[("state", state)]);
-    assert_eq!(["active", "paused", "inactive", "circuit_open"].map(webhooks), [1.0, 1.0, 0.0, 1.0]);
+    assert_eq!(["active", "paused", "inactive", "suspended", "circuit_open"].map(webhooks), [1.0, 1.0, 0.0, 0.0, 1.0]);
     assert_eq!(page.value("posthaste_breakers_open", &[]), 1.0);
     assert!(due(&page, "circuit_open") < 60.0 && due(&page, "ready") == 0.0 && due(&page, "inactive") == 0.0);
 }

@@ -63,39 +63,6 @@ async fn a_webhook_may_have_a_time_limit_of_its_own() {
     assert!((Duration::from_millis(200)..Duration::from_millis(800)).contains(&held), "held for {held:?}");
 }
 
-#[tokio::test]
-async fn a_receiver_that_is_gone_is_switched_off() {
-    let world = World::start().await;
-    let hook = world.hook(Receiver::status(410), json!({})).await;
-
-    let event = world.publish("message.sent").await;
-
-    let delivery = world.settled(&event).await;
-    assert_eq!(delivery["status"], "failed", "{delivery}");
-    assert_eq!(attempts(&delivery)[0]["outcome"], "gone");
-    assert_eq!(world.client().get(&hook.path("")).await.expect(200)["isActive"], false);
-    assert_eq!(world.publish("message.sent").await.matched, 0);
-    assert_eq!(hook.statuses(), [410], "asked once, and never again");
-}
-
-#[tokio::test]
-async fn who_asks_for_it_is_told_of_a_webhook_that_was_switched_off() {
-    let world = World::start().await;
-    let gone = world.hook(Receiver::status(410), json!({"events": ["message.*"]})).await;
-    let told = world.hook(Receiver::ok(), json!({"events": ["webhook.disabled"]})).await;
-    let all = world.hook(Receiver::ok(), json!({})).await;
-
-    world.publish("message.sent").await;
-
-    let requests = told.saw(1).await;
-    let event = requests[0].json();
-    assert_eq!((&event["event"], &event["data"]["webhookId"]), (&json!("webhook.disabled"), &json!(gone.id)));
-    assert!(event["data"]["reason"].as_str().is_some_and(|reason| reason.contains("410")), "{event}");
-    assert_eq!(all.saw(1).await.len(), 1, "a catch-all must not match the engine's own events");
-    let forged = json!({"event": "webhook.disabled", "data": {}});
-    world.client().post("/events", &forged).await.problem(422);
-}
-
 /// The 410 comes from a URL that the webhook no longer has.
 #[tokio::test]
 async fn a_webhook_that_has_moved_on_is_not_switched_off_by_its_old_receiver() {

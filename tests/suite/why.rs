@@ -139,9 +139,9 @@ async fn states(table: &mut Table) {
 
     let gone = hook(&world, "gone.a", Receiver::status(410), json!({})).await;
     publish(&world, "gone.a", 1).await;
-    let expected =
-        "switched off: the receiver answered 410 Gone (last: gone (410)); switch it on to send what it is owed";
-    table.expect(&world, &gone, "switched off by a 410", expected).await;
+    let expected = "suspended since …: its receiver answered 410 Gone; its events stay owed; no probe is sent; change its \
+                    URL, or probe it";
+    table.expect(&world, &gone, "suspended by a 410", expected).await;
 
     let paused = hook(&world, "paused.a", Receiver::ok(), json!({})).await;
     world.client().act(&paused.path("/pause")).await.expect(200);
@@ -160,9 +160,9 @@ async fn days_of_failures(table: &mut Table) {
     rows::tamper(&world, "UPDATE endpoint_health SET failing_since = failing_since - 3600000");
     world.restart().await;
     publish(&world, "failing.a", 1).await;
-    let expected = "switched off: every attempt has failed since … (last: rejected (500)); switch it on to send what it \
-                    is owed";
-    table.expect(&world, &failing, "switched off after days of failures", expected).await;
+    let expected = "suspended since …: every attempt has failed since …, the last rejected (500); its events stay owed; \
+                    next probe …; a success ends the suspension, and so does a change of its URL";
+    table.expect(&world, &failing, "suspended after days of failures", expected).await;
 }
 
 async fn failures(table: &mut Table) {

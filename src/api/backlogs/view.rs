@@ -21,7 +21,7 @@ pub(in crate::api) struct BacklogView {
     name: String,
     #[schema(value_type = String)]
     tenant_id: TenantId,
-    /// `active`, `paused`, `inactive`, `circuit_open` or `quarantined`
+    /// `active`, `paused`, `inactive`, `suspended`, `circuit_open` or `quarantined`
     state: &'static str,
     /// What holds the deliveries back, and what ends that; null when nothing does.
     why: Option<String>,
@@ -179,7 +179,8 @@ impl From<Percentiles> for LatencyView {
 
 impl From<BreakerView> for BreakerShown {
     fn from(view: BreakerView) -> Self {
-        let BreakerView { state, consecutive_failures, next_probe_at, opened_at: _, last_failure: _ } = view;
+        let BreakerView { state, consecutive_failures, next_probe_at, opened_at: _, last_failure: _, suspension: _ } =
+            view;
         Self { state, consecutive_failures, next_probe_at }
     }
 }
@@ -203,9 +204,9 @@ impl ActorView {
 }
 
 /// The states of endpoints, as the API shows them.
-pub(in crate::api) fn states() -> [&'static str; 5] {
-    use EndpointState::{Active, Inactive, Open, Paused, Quarantined};
-    [Active, Paused, Inactive, Open, Quarantined].map(word)
+pub(in crate::api) fn states() -> [&'static str; 6] {
+    use EndpointState::{Active, Inactive, Open, Paused, Quarantined, Suspended};
+    [Active, Paused, Inactive, Suspended, Open, Quarantined].map(word)
 }
 
 pub(in crate::api) fn word(state: EndpointState) -> &'static str {
@@ -213,6 +214,7 @@ pub(in crate::api) fn word(state: EndpointState) -> &'static str {
         EndpointState::Active => "active",
         EndpointState::Paused => "paused",
         EndpointState::Inactive => "inactive",
+        EndpointState::Suspended => "suspended",
         EndpointState::Open => "circuit_open",
         EndpointState::Quarantined => "quarantined",
     }

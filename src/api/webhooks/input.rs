@@ -89,7 +89,7 @@ pub(in crate::api) struct Changes {
     pub(super) auth: Given<AuthChanges>,
     #[schema(value_type = Option<BreakerChanges>)]
     pub(super) breaker: Given<BreakerChanges>,
-    /// Seconds of nothing but failures after which the webhook is switched off; five days by default.
+    /// Seconds of nothing but failures after which the webhook is suspended; five days by default.
     #[schema(value_type = Option<u32>)]
     pub(super) disable_after_seconds: Given<u32>,
     #[schema(value_type = Option<String>, max_length = 2000)]

@@ -52,7 +52,7 @@ pub(in crate::api) struct WebhookView {
     /// How the engine authenticates to the receiver; null if it does not.
     auth: Option<AuthView>,
     breaker: BreakerSettingsView,
-    /// Seconds of nothing but failures after which the webhook is switched off.
+    /// Seconds of nothing but failures after which the webhook is suspended.
     disable_after_seconds: u32,
     description: Option<String>,
     #[schema(value_type = Option<Object>)]

@@ -54,6 +54,7 @@ fn as_many_failures_in_a_row_as_the_threshold_open_it() {
         next_probe_at: Some(after(10)),
         opened_at: Some(NOON),
         last_failure: Some(OutcomeKind::Gone),
+        suspension: None,
     };
     assert_eq!(breaker.view(after(9)), view);
 }
@@ -214,4 +215,47 @@ fn a_cool_down_that_was_shortened_during_a_restart_is_over() {
 fn a_clock_that_goes_back_by_a_day_does_not_keep_it_open_for_a_day() {
     let yesterday = UnixMillis(NOON.0 - 86_400_000);
     assert_eq!(opened().may_start(yesterday), Permission::Probe);
+}
+
+fn suspended(cause: SuspensionCause) -> Breaker {
+    let mut breaker = opened();
+    breaker.suspend(Suspension { since: after(5), cause }, 0.0);
+    breaker
+}
+
+#[test]
+fn a_suspended_breaker_is_probed_once_an_hour_whatever_its_settings_say() {
+    const HOUR: u64 = 3600;
+    let mut breaker = suspended(SuspensionCause::Failing);
+    assert_eq!(breaker.view(after(5)).suspension, breaker.suspension());
+    for hours in 1..=3 {
+        let due = after(5 + hours * HOUR);
+        assert_eq!(breaker.may_start(after(4 + hours * HOUR)), Permission::Wait { until: due });
+        breaker.set_settings(BreakerSettings { cooldown_seconds: 1, ..settings() });
+        breaker = Breaker::new(settings(), breaker.saved());
+        assert_eq!(breaker.may_start(due), Permission::Probe);
+        breaker.started(EventSeq(7));
+        assert_eq!(breaker.finished(EventSeq(7), REFUSED, due, 0.0), Some(Change::Reopened));
+    }
+    assert!(breaker.probe_now());
+    breaker.started(EventSeq(8));
+    assert_eq!(breaker.finished(EventSeq(8), OutcomeKind::Success, after(HOUR), 0.0), Some(Change::Closed));
+    assert_eq!(breaker.saved(), Saved::default());
+}
+
+#[test]
+fn a_receiver_that_is_gone_is_probed_only_when_a_person_asks() {
+    let mut breaker = suspended(SuspensionCause::Gone);
+    let year = after(365 * 24 * 3600);
+    for _ in 0..2 {
+        assert_eq!(breaker.may_start(year), Permission::Held);
+        assert_eq!((breaker.view(year).state, breaker.view(year).next_probe_at), (ViewState::Open, None));
+        breaker = Breaker::new(settings(), breaker.saved());
+        assert!(breaker.probe_now());
+        assert_eq!(breaker.may_start(year), Permission::Probe);
+        breaker.started(EventSeq(7));
+        assert_eq!(breaker.finished(EventSeq(7), OutcomeKind::Gone, year, 0.0), Some(Change::Reopened));
+    }
+    assert_eq!(breaker.finished(EventSeq(7), OutcomeKind::Success, year, 0.0), Some(Change::Closed), "a late success");
+    assert_eq!(breaker.may_start(year), Permission::Free);
 }

@@ -7,7 +7,7 @@ use crate::domain::moment::UnixMillis;
 use crate::domain::policy::Policy;
 use crate::engine::endpoint::MAILBOX;
 use crate::engine::endpoint_stats::StatsSnapshot;
-use crate::engine::lane::WINDOW;
+use crate::engine::lane::{Gauge, WINDOW};
 use crate::engine::rates::Snapshot;
 use crate::engine::registry::Crashes;
 use crate::store::deliveries::{COUNTED, Head};
@@ -53,6 +53,8 @@ impl Seen {
             EndpointState::Paused
         } else if self.known.crashes.quarantined || self.known.unreadable.is_some() {
             EndpointState::Quarantined
+        } else if self.breaker.suspension.is_some() {
+            EndpointState::Suspended
         } else if self.breaker.state == ViewState::Closed {
             EndpointState::Active
         } else {
@@ -83,7 +85,10 @@ impl Seen {
     pub(super) fn may_be_stuck(&self, webhook: &WebhookSummary) -> bool {
         let state = self.state(webhook);
         let counts = self.counts(state);
-        let waits = |taken: &StatsSnapshot| taken.live.gauge.limited_until.is_some() || taken.live.gauge.attempts > 0;
+        let waits = |taken: &StatsSnapshot| {
+            let Gauge { limited_until, slow_until, attempts, .. } = taken.live.gauge;
+            limited_until.or(slow_until).is_some() || attempts > 0
+        };
         state == EndpointState::Active
             && counts.ready > 0
             && counts.in_flight == 0
@@ -170,7 +175,9 @@ impl Seen {
         let ahead = |at: &UnixMillis| *at > self.known.now;
         match state {
             EndpointState::Paused | EndpointState::Inactive | EndpointState::Quarantined => None,
-            EndpointState::Open => self.breaker.next_probe_at.filter(|_| self.pending > 0).filter(ahead),
+            EndpointState::Open | EndpointState::Suspended => {
+                self.breaker.next_probe_at.filter(|_| self.pending > 0).filter(ahead)
+            }
             EndpointState::Active if counts.in_flight > 0 => None,
             EndpointState::Active if counts.ready > 0 && throttled_ms > 0 => {
                 Some(UnixMillis(self.known.now.0.saturating_add_unsigned(throttled_ms)))

@@ -3,7 +3,7 @@
 
 use crate::delivery::breaker::View;
 use crate::domain::delivery::Status;
-use crate::domain::health::LastError;
+use crate::domain::health::{LastError, SuspensionCause};
 use crate::domain::id::DeliveryId;
 use crate::domain::moment::UnixMillis;
 use crate::domain::outcome::OutcomeKind;
@@ -85,6 +85,7 @@ pub(super) fn sentence(facts: &Facts<'_>) -> Option<String> {
         EndpointState::Quarantined => {
             Some(facts.unreadable.map_or_else(|| crashed(facts.crashes, facts.crash), cannot_be_served))
         }
+        EndpointState::Suspended => Some(node(facts).unwrap_or_else(|| suspended(facts))),
         EndpointState::Open => Some(node(facts).unwrap_or_else(|| open(facts))),
         EndpointState::Active if pending(facts) == 0 => ended(facts),
         EndpointState::Active => node(facts).or_else(|| active(facts)),
@@ -133,6 +134,25 @@ fn paused(facts: &Facts<'_>) -> String {
     let since = facts.webhook.paused_at.unwrap_or(UnixMillis(0));
     let by = facts.paused_by.map_or_else(String::new, |by| format!(" by {by}"));
     format!("paused since {since}{by}; resume it to let its deliveries flow")
+}
+
+fn suspended(facts: &Facts<'_>) -> String {
+    let View { suspension, next_probe_at, .. } = facts.breaker;
+    let since = suspension.map_or(UnixMillis(0), |suspension| suspension.since);
+    let cause = match (suspension.map(|suspension| suspension.cause), facts.receiver.failing_since) {
+        (Some(SuspensionCause::Gone), _) => "its receiver answered 410 Gone".to_owned(),
+        (_, Some(failing_since)) => format!("every attempt has failed since {failing_since}{}", last_of(facts)),
+        (_, None) => format!("every attempt has failed for long{}", last_of(facts)),
+    };
+    let end = match next_probe_at {
+        Some(at) => format!("next probe {at}; a success ends the suspension, and so does a change of its URL"),
+        None if facts.counts.in_flight > 0 => "a probe is under way, whose success ends the suspension".to_owned(),
+        None if suspension.is_some_and(|suspension| suspension.cause == SuspensionCause::Gone) => {
+            "no probe is sent; change its URL, or probe it".to_owned()
+        }
+        None => "the next delivery is the probe, whose success ends the suspension".to_owned(),
+    };
+    format!("suspended since {since}: {cause}; its events stay owed; {end}")
 }
 
 fn open(facts: &Facts<'_>) -> String {
@@ -255,6 +275,9 @@ fn permits(facts: &Facts<'_>, waits: u64) -> String {
 /// Why due deliveries are not all in flight; `None` when they are about to be.
 fn ready_and_not_sent(facts: &Facts<'_>) -> Option<String> {
     let Facts { throttled_ms, policy, node, counts: Counts { ready, in_flight, .. }, .. } = *facts;
+    if let Some(rate) = facts.lane.filter(|lane| lane.slow_until.is_some()).and_then(|lane| lane.slow_start) {
+        return Some(slow_start(ready, rate));
+    }
     if throttled_ms > 0 {
         return Some(limited(policy.rate_limit, ready, throttled_ms));
     }
@@ -279,6 +302,14 @@ fn ready_and_not_sent(facts: &Facts<'_>) -> Option<String> {
         false => "they are being read from the database, or what became of them is being written to it",
     };
     Some(format!("{}: {why}", wait(ready)))
+}
+
+fn slow_start(ready: u64, rate: f64) -> String {
+    let waiting = wait(ready);
+    format!(
+        "it has recovered from a suspension and is sent about {rate:.0} requests a second, twice as many every 30 s; \
+         {waiting} for that"
+    )
 }
 
 fn unsendable(facts: &Facts<'_>) -> String {

@@ -13,7 +13,8 @@ use crate::domain::delivery::{Attempt, DeliveryState, Status, Trigger};
 use crate::domain::id::{DeliveryId, EventId};
 use crate::domain::outcome::OutcomeKind;
 use crate::engine::endpoint_config::EndpointConfig;
-use crate::engine::lane::Entry;
+use crate::engine::lane::{Entry, News};
+use crate::engine::operational;
 use crate::journal::{AttemptRecord, Record};
 use crate::log_limit::LogLimit;
 
@@ -58,7 +59,11 @@ impl Endpoint {
             response_headers,
             response_body: response_body.into(),
         };
-        slot.record(Record::Attempt(Box::new(AttemptRecord::new(id, attempt, state))));
+        let mut record = AttemptRecord::new(id, attempt, state);
+        if state.status == Status::Failed && entry.state.manual.is_none() {
+            record.tells = operational::of_delivery(&self.context, &self.config, &entry.event, &record).map(Box::new);
+        }
+        slot.record(Record::Attempt(Box::new(record)));
     }
 
     fn log_attempt(&mut self, entry: &Entry, state: &DeliveryState, report: &Report) {
@@ -108,6 +113,25 @@ impl Endpoint {
                 self.say_suppressed(suppressed);
             }
             None => all.put_back(suppressed),
+        }
+    }
+
+    pub(super) fn log_news(&self, news: News) {
+        let EndpointConfig { id, tenant_id, name, .. } = &*self.config;
+        let (tenant, host) = (tenant_id.map(display), self.config.host());
+        match news {
+            News::Failing { failing_since, suspended_at } => warn!(
+                target: ENDPOINT, tenant, webhook = %id, name, host, %failing_since, %suspended_at,
+                "every attempt fails; the webhook will be suspended"
+            ),
+            News::Suspended { cause, failing_since } => warn!(
+                target: ENDPOINT, tenant, webhook = %id, name, host, %failing_since, cause = cause.as_str(),
+                "webhook suspended; what it is owed waits"
+            ),
+            News::Recovered { since, cause } => info!(
+                target: ENDPOINT, tenant, webhook = %id, name, host, suspended_since = %since, cause = cause.as_str(),
+                "suspended webhook has recovered; its backlog follows, slowly at first"
+            ),
         }
     }
 

@@ -64,7 +64,7 @@ pub(in crate::engine) enum Completion {
         recall: Recall,
         ended: Option<AttemptEnd>,
     },
-    /// The journal has taken a record for which it had no room, or a warning was published.
+    /// The journal has taken a record for which it had no room.
     Recorded,
     Loaded(Result<DueRows, StoreError>),
     /// The row of a delivery that a person wants sent now.
@@ -72,8 +72,6 @@ pub(in crate::engine) enum Completion {
         event: EventSeq,
         row: Result<Option<Due>, StoreError>,
     },
-    /// The webhook as it is after an attempt to switch it off; `None` if it could not be read.
-    SwitchedOff(Option<Option<Arc<EndpointConfig>>>),
     /// The webhook was read again because one of its secrets has ended.
     ReadAgain(Result<Option<Arc<EndpointConfig>>, StoreError>),
 }

@@ -91,29 +91,37 @@ pub(super) fn of_former_url(outcome: Outcome) -> Outcome {
     if outcome == Outcome::Gone { Outcome::Rejected } else { outcome }
 }
 
-/// The delivery's state after an attempt, and whether the webhook is to be switched off.
+/// The delivery's state after an attempt while the webhook is suspended: a failure uses up no retry, because nothing
+/// that is owed may be lost meanwhile.
+pub(super) fn after_probe(entry: &Entry, outcome: &Outcome, now: UnixMillis) -> DeliveryState {
+    let Entry { state, event, .. } = entry;
+    if *outcome != Outcome::Success && state.manual.is_none() && event.kind != TEST_EVENT {
+        return waiting(*state, state.tries, state.next_at.or(Some(now)));
+    }
+    after_attempt(&Policy::default(), entry, outcome, 0.0, now)
+}
+
+/// The delivery's state after an attempt.
 pub(super) fn after_attempt(
     policy: &Policy,
     entry: &Entry,
     outcome: &Outcome,
     jitter: f64,
     now: UnixMillis,
-) -> (DeliveryState, bool) {
-    let disable = *outcome == Outcome::Gone;
+) -> DeliveryState {
     if let Some(fallback) = entry.state.manual {
-        return (after_manual(entry.state, fallback, outcome, now), disable);
+        return after_manual(entry.state, fallback, outcome, now);
     }
     let tries = entry.state.tries + 1;
     if entry.event.kind == TEST_EVENT {
         let status = if *outcome == Outcome::Success { Status::Success } else { Status::Failed };
-        return (settled(entry.state, status, tries, now), disable);
+        return settled(entry.state, status, tries, now);
     }
-    let state = match decide(&policy.retry_policy, tries, outcome, now, jitter) {
+    match decide(&policy.retry_policy, tries, outcome, now, jitter) {
         Verdict::Done => settled(entry.state, Status::Success, tries, now),
-        Verdict::Exhausted | Verdict::Disable => settled(entry.state, Status::Failed, tries, now),
+        Verdict::Exhausted | Verdict::Gone => settled(entry.state, Status::Failed, tries, now),
         Verdict::RetryAt(at) => waiting(entry.state, tries, Some(at)),
-    };
-    (state, disable)
+    }
 }
 
 /// A manual retry or a replay that fails changes nothing but the count of attempts.

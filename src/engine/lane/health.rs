@@ -2,10 +2,10 @@
 //! since when it has only failed. Pure.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::delivery::breaker::{Breaker, Change, Permission, Saved, View};
-use crate::domain::health::{Health, LastError};
+use crate::domain::health::{Health, LastError, Suspension, SuspensionCause};
 use crate::domain::id::EventSeq;
 use crate::domain::moment::UnixMillis;
 use crate::domain::outcome::{Outcome, OutcomeKind};
@@ -13,7 +13,8 @@ use crate::domain::policy::Policy;
 use crate::engine::concurrency::{Concurrency, Round, Signal};
 use crate::engine::permits::Share;
 
-use super::protocol::{Gauge, Said};
+use super::protocol::{Gauge, News, Now, Said};
+use super::slow_start::SlowStart;
 
 /// A request that takes longer than this occupies its permit for longer than a healthy one does.
 pub const SLOW: Duration = Duration::from_secs(1);
@@ -27,8 +28,8 @@ const SAVE_SAME_AFTER: Duration = Duration::from_secs(60);
 /// How many bytes of an error's text are kept.
 const ERROR_TEXT: usize = 256;
 
-/// The owner is warned when this much of `disableAfterSeconds` has passed: with five days, one day before the end.
-const WARN_AFTER: f64 = 0.8;
+/// The owner is warned when these parts of `disableAfterSeconds` have passed.
+const WARN_AFTER: [f64; 2] = [0.5, 0.8];
 
 /// How a request ended.
 #[derive(Debug, Clone)]
@@ -49,10 +50,7 @@ pub(super) struct Learnt {
     /// Health has changed and must be saved.
     pub(super) save: bool,
     pub(super) breaker: Option<Change>,
-    /// The receiver has failed for most of the time until the webhook is switched off.
-    pub(super) warn: bool,
-    /// The receiver has failed for all of `disableAfterSeconds`.
-    pub(super) give_up: bool,
+    pub(super) news: Option<News>,
 }
 
 #[derive(Debug)]
@@ -68,12 +66,15 @@ pub(super) struct Receiver {
     saved_error: Option<Arc<LastError>>,
     /// The failure that reduced the concurrency.
     strained_by: Option<Arc<LastError>>,
+    recovered_at: Option<UnixMillis>,
+    slow_start: Option<SlowStart>,
 }
 
 impl Receiver {
     pub(super) fn new(policy: &Policy, health: Health) -> Self {
         let Health { consecutive_failures, openings, open_until, opened_at, last_failure, failing_since, .. } = health;
-        let saved = Saved { consecutive_failures, openings, open_until, opened_at, last_failure };
+        let suspension = health.suspension;
+        let saved = Saved { consecutive_failures, openings, open_until, opened_at, last_failure, suspension };
         Self {
             breaker: Breaker::new(policy.breaker, saved),
             concurrency: Concurrency::new(policy.max_in_flight),
@@ -84,12 +85,15 @@ impl Receiver {
             last_error: health.last_error,
             last_success_at: health.last_success_at,
             strained_by: None,
+            recovered_at: health.recovered_at,
+            slow_start: health.recovered_at.map(SlowStart::new),
         }
     }
 
     /// The part that survives a restart.
     pub(super) fn health(&self) -> Health {
-        let Saved { consecutive_failures, openings, open_until, opened_at, last_failure } = self.breaker.saved();
+        let Saved { consecutive_failures, openings, open_until, opened_at, last_failure, suspension } =
+            self.breaker.saved();
         Health {
             consecutive_failures,
             openings,
@@ -98,19 +102,22 @@ impl Receiver {
             last_failure,
             failing_since: self.failing_since,
             warned_at: self.warned_at,
+            suspension,
+            recovered_at: self.recovered_at,
             last_error: self.last_error.clone(),
             last_success_at: self.last_success_at,
         }
     }
 
     /// Adds what is known of the receiver to the gauge.
-    pub(super) fn shown(&self, gauge: Gauge) -> Gauge {
+    pub(super) fn shown(&self, gauge: Gauge, now: UnixMillis) -> Gauge {
         Gauge {
             strained_by: self.strained_by.clone(),
             share: self.share(),
             last_error: self.last_error.clone(),
             last_success_at: self.last_success_at,
             failing_since: self.failing_since,
+            slow_start: self.slow_start.as_ref().and_then(|slow| slow.rate(now)),
             ..gauge
         }
     }
@@ -157,8 +164,19 @@ impl Receiver {
         self.breaker.view(now)
     }
 
-    pub(super) fn failing_since(&self) -> Option<UnixMillis> {
-        self.failing_since
+    pub(super) fn is_suspended(&self) -> bool {
+        self.breaker.suspension().is_some()
+    }
+
+    /// Before when no request of the backlog may start, because the receiver has just come back.
+    pub(super) fn slow_until(&self, now: Now) -> Option<Instant> {
+        self.slow_start.as_ref().and_then(|slow| slow.waits_until(now))
+    }
+
+    pub(super) fn started(&mut self, now: Now) {
+        if let Some(slow) = &mut self.slow_start {
+            slow.started(now);
+        }
     }
 
     pub(super) fn ended(&mut self, ended: RequestEnd<'_>, policy: &Policy, now: UnixMillis) -> Learnt {
@@ -166,7 +184,8 @@ impl Receiver {
         let kind = outcome.kind();
         let is_news = self.remember(event, kind, said, now);
         self.adapt(Signal::from(kind), attempts, round);
-        let breaker = self.breaker.finished(event, kind, now, jitter);
+        let suspension = self.breaker.suspension();
+        let mut breaker = self.breaker.finished(event, kind, now, jitter);
         if kind == OutcomeKind::Crashed {
             return Learnt { save: is_news, breaker, ..Learnt::default() };
         }
@@ -174,18 +193,26 @@ impl Receiver {
         let failed_before = self.failing_since.is_some();
         if kind == OutcomeKind::Success {
             (self.failing_since, self.warned_at) = (None, None);
-            return Learnt { save: failed_before || breaker.is_some(), breaker, ..Learnt::default() };
+            let news = suspension.map(|Suspension { since, cause }| News::Recovered { since, cause });
+            if news.is_some() {
+                (self.recovered_at, self.slow_start) = (Some(now), Some(SlowStart::new(now)));
+            }
+            return Learnt { save: failed_before || breaker.is_some(), breaker, news };
         }
-        let since = *self.failing_since.get_or_insert(now);
-        let (warn, give_up) = self.patience(since, policy, now);
-        if warn {
+        let failing_since = *self.failing_since.get_or_insert(now);
+        let news = self.news_of_failure(kind, failing_since, policy, now);
+        if let Some(News::Suspended { cause, .. }) = news {
+            self.breaker.suspend(Suspension { since: now, cause }, jitter);
+            breaker = breaker.or(Some(Change::Opened));
+        }
+        if let Some(News::Failing { .. }) = news {
             self.warned_at = Some(now);
         }
-        let save = !failed_before || warn || breaker.is_some() || is_news;
+        let save = !failed_before || news.is_some() || breaker.is_some() || is_news;
         if save {
             self.saved_error.clone_from(&self.last_error);
         }
-        Learnt { save, breaker, warn, give_up }
+        Learnt { save, breaker, news }
     }
 
     /// Remembers how the request ended; answers whether that is to be saved.
@@ -222,10 +249,35 @@ impl Receiver {
         }
     }
 
-    fn patience(&self, since: UnixMillis, policy: &Policy, now: UnixMillis) -> (bool, bool) {
-        let (failing, patience) = (now.since(since), Duration::from_secs(policy.disable_after_seconds.into()));
-        let warn = self.warned_at.is_none() && failing >= patience.mul_f64(WARN_AFTER);
-        (warn, failing >= patience)
+    /// What the owner must hear of a failure: that the webhook is suspended now, or will be.
+    fn news_of_failure(
+        &self,
+        outcome: OutcomeKind,
+        failing_since: UnixMillis,
+        policy: &Policy,
+        now: UnixMillis,
+    ) -> Option<News> {
+        let suspended_as = self.breaker.suspension().map(|suspension| suspension.cause);
+        if outcome == OutcomeKind::Gone {
+            let cause = SuspensionCause::Gone;
+            return (suspended_as != Some(cause)).then_some(News::Suspended { cause, failing_since });
+        }
+        if suspended_as.is_some() {
+            return None;
+        }
+        let (failing, patience) = (now.since(failing_since), Duration::from_secs(policy.disable_after_seconds.into()));
+        if failing >= patience {
+            return Some(News::Suspended { cause: SuspensionCause::Failing, failing_since });
+        }
+        let warned_after = self.warned_at.map(|warned_at| warned_at.since(failing_since));
+        let is_due = |part: &f64| {
+            let after = patience.mul_f64(*part);
+            failing >= after && warned_after.is_none_or(|warned| warned < after)
+        };
+        WARN_AFTER
+            .iter()
+            .any(is_due)
+            .then_some(News::Failing { failing_since, suspended_at: failing_since.plus(patience) })
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::domain::delivery::DeliveryState;
-use crate::domain::health::{Health, LastError};
+use crate::domain::health::{Health, LastError, SuspensionCause};
 use crate::domain::id::EventSeq;
 use crate::domain::moment::UnixMillis;
 use crate::domain::outcome::Outcome;
@@ -89,17 +89,10 @@ pub enum Effect {
         entry: Entry,
         state: DeliveryState,
     },
-    /// Save the health, so that it survives a restart.
+    /// Save the health, so that it survives a restart, and tell the owner what is new.
     Save {
         health: Health,
-    },
-    /// Warn the owner that the webhook will be switched off.
-    Warn {
-        failing_since: UnixMillis,
-    },
-    /// Switch the webhook off.
-    Disable {
-        reason: Reason,
+        news: Option<News>,
     },
     /// Give the delivery a row that waits in the store.
     Defer {
@@ -120,20 +113,22 @@ pub enum Effect {
     },
 }
 
-/// Why a webhook is switched off.
+/// What has happened to a webhook that its owner must hear of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reason {
-    /// The receiver answered 410.
-    Gone,
-    /// The receiver has only failed since then.
-    Failing { since: UnixMillis },
+pub enum News {
+    /// The receiver has only failed for most of the time after which the webhook is suspended.
+    Failing { failing_since: UnixMillis, suspended_at: UnixMillis },
+    /// Only probes are sent from now on.
+    Suspended { cause: SuspensionCause, failing_since: UnixMillis },
+    /// The receiver has succeeded, and its backlog follows.
+    Recovered { since: UnixMillis, cause: SuspensionCause },
 }
 
 /// Whether the lane may send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     Active,
-    /// Paused, switched off, held by a purge, or halted because the webhook's row cannot be read: deliveries wait in the store.
+    /// Paused, switched off by its owner, held by a purge, or halted because the webhook's row cannot be read: deliveries wait in the store.
     Paused,
     /// The endpoint is draining: nothing starts; entries in memory are still owed by rows and fan-outs.
     Stopping,
@@ -160,6 +155,10 @@ pub struct Gauge {
     pub window: usize,
     /// When the limiter lets the next request start.
     pub limited_until: Option<Instant>,
+    /// When the next request of the backlog may start after a suspension.
+    pub slow_until: Option<Instant>,
+    /// Requests that may start in a second now, shortly after a suspension.
+    pub slow_start: Option<f64>,
     /// How many attempts may be started at once.
     pub cap: usize,
     /// The failure that reduced `cap`; `None` when nothing has.

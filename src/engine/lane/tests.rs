@@ -3,6 +3,7 @@
 mod backlog;
 mod recall;
 mod simulation;
+mod suspension;
 
 use bytes::Bytes;
 
@@ -95,6 +96,10 @@ fn started(effects: &[Effect]) -> Vec<i64> {
         _ => None,
     };
     effects.iter().filter_map(seq).collect()
+}
+
+fn news(effects: &[Effect]) -> Option<News> {
+    effects.iter().find_map(|effect| if let Effect::Save { news, .. } = effect { *news } else { None })
 }
 
 fn deferred(effects: &[Effect]) -> usize {
@@ -245,16 +250,6 @@ fn switching_off_makes_rows_of_what_waits_and_deleting_cancels_it() {
 }
 
 #[test]
-fn gone_switches_the_lane_off() {
-    let mut bench = Bench::new(policy(|policy| policy.max_in_flight = 1));
-    bench.on(offer(1));
-    bench.on(offer(2));
-    let effects = bench.on(finished(1, Outcome::Gone));
-    assert!(effects.iter().any(|effect| matches!(effect, Effect::Disable { reason: Reason::Gone })));
-    assert_eq!((deferred(&effects), started(&effects).len()), (1, 0));
-}
-
-#[test]
 fn a_failed_manual_retry_leaves_the_automatic_ones_as_they_were() {
     let mut bench = Bench::new(policy(|_| ()));
     let next_at = Some(START.plus(Duration::from_secs(20)));
@@ -344,7 +339,7 @@ fn one_probe_is_sent_when_the_cool_down_is_over_and_its_success_lets_all_flow() 
     assert_eq!(probe.len(), 1);
     assert!(started(&bench.on(offer(20))).is_empty(), "one probe at a time");
     let effects = bench.on(finished(probe[0], Outcome::Success));
-    assert!(effects.iter().any(|effect| matches!(effect, Effect::Save { health } if health.failing_since.is_none() && health.open_until.is_none())));
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Save { health, .. } if health.failing_since.is_none() && health.open_until.is_none())));
     assert!(started(&effects).len() > 1);
 }
 
@@ -407,7 +402,7 @@ fn few_requests_at_first_and_more_as_they_are_answered_well() {
 }
 
 #[test]
-fn a_410_from_a_former_url_is_retried_and_does_not_switch_the_webhook_off() {
+fn a_410_from_a_former_url_is_retried_and_does_not_suspend_the_webhook() {
     let mut bench = Bench::new(policy(|_| ()));
     bench.on(offer(1));
     let mut from_former_url = finished(1, Outcome::Gone);
@@ -415,7 +410,7 @@ fn a_410_from_a_former_url_is_retried_and_does_not_switch_the_webhook_off() {
         *from_former_url = true;
     }
     let effects = bench.on(from_former_url);
-    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Disable { .. })));
+    assert_eq!(news(&effects), None);
     let state =
         effects.iter().find_map(|effect| if let Effect::Settle { state, .. } = effect { Some(*state) } else { None });
     assert_eq!(state.map(|state| state.status), Some(Status::Pending));
@@ -443,28 +438,4 @@ fn a_slow_or_failing_receiver_shares_a_small_part_until_it_is_well() {
     assert_eq!(share(&bench.on(offer(3))), Some(Share::Healthy));
     bench.on(finished(3, Outcome::Rejected));
     assert_eq!(share(&bench.on(offer(4))), Some(Share::Ailing), "failing");
-}
-
-#[test]
-fn who_has_only_failed_for_days_is_warned_of_and_then_switched_off_with_its_backlog() {
-    let day = Duration::from_hours(24);
-    let mut bench = Bench::new(policy(|policy| {
-        policy.breaker.failure_threshold = 1000;
-        policy.retry_policy.max_retries = 0;
-    }));
-    let (mut warned, mut disabled) = (Vec::new(), Vec::new());
-    for hours in 0..=120 {
-        bench.elapsed = Duration::from_hours(hours);
-        let number = seq_at(bench.elapsed, 0);
-        bench.on(offer(number));
-        for effect in bench.on(finished(number, Outcome::TimedOut)) {
-            match effect {
-                Effect::Warn { .. } => warned.push(bench.elapsed),
-                Effect::Disable { reason: Reason::Failing { since } } => disabled.push((bench.elapsed, since)),
-                _ => {}
-            }
-        }
-    }
-    assert_eq!(warned, [4 * day]);
-    assert_eq!(disabled, [(5 * day, START)]);
 }

@@ -7,8 +7,9 @@ use super::*;
 use crate::domain::delivery::Status;
 use crate::domain::id::{EventSeq, WebhookId, WebhookNum};
 use crate::domain::operation::is_any_for;
+use crate::domain::operational_event::OperationalKind;
+use crate::engine::TEST_EVENT;
 use crate::engine::inspect::without_row;
-use crate::engine::{DISABLED_EVENT, FAILING_EVENT, TEST_EVENT};
 use crate::store::deliveries::DeliveryFilter;
 use crate::store::events::EventFilter;
 
@@ -110,7 +111,7 @@ impl Subscriber {
 
 /// Tests and warnings of the engine are for one webhook each.
 fn is_of_engine(kind: &str) -> bool {
-    [TEST_EVENT, FAILING_EVENT, DISABLED_EVENT].contains(&kind)
+    kind == TEST_EVENT || OperationalKind::is_one(kind)
 }
 
 async fn filters(

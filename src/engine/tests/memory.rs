@@ -49,10 +49,6 @@ impl EngineDb for Memory {
         Ok(nums.iter().filter_map(config).collect())
     }
 
-    async fn disable_webhook(&self, num: WebhookNum, version: i64, reason: &str, _: UnixMillis) -> Result<bool> {
-        Ok(self.webhooks.write().disable(num, version, reason))
-    }
-
     async fn due(&self, shard_set: &ShardSet, webhook: WebhookNum, wanted: Wanted<'_>) -> Result<DueRows> {
         let tables = self.tables.read();
         let due = tables.due(webhook, wanted);

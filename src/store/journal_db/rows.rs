@@ -11,6 +11,7 @@ use crate::domain::event::Event;
 use crate::domain::health::Health;
 use crate::domain::id::{DeliveryId, OperationNum, WebhookNum};
 use crate::domain::moment::UnixMillis;
+use crate::domain::operational_event::OperationalEvent;
 use crate::store::cancel::{Purge, TakenBack};
 use crate::store::events::Caller;
 use crate::store::fanouts::FanoutKey;
@@ -32,6 +33,8 @@ pub struct Rows<'a> {
     pub ended: Vec<FanoutKey>,
     /// The latest state of each: a statement must not name a row twice.
     pub health: BTreeMap<WebhookNum, &'a Health>,
+    /// What the changes in this batch tell tenants.
+    pub operational: Vec<&'a OperationalEvent>,
 }
 
 /// An event in the batch that accepts it.
@@ -85,6 +88,7 @@ impl<'a> Rows<'a> {
             + self.updates.len()
             + self.ended.len()
             + self.health.len()
+            + self.operational.len()
     }
 
     /// The state in which an attempt leaves its delivery. A batch may hold several attempts of a delivery, made one

@@ -11,7 +11,7 @@ use crate::domain::outcome::OutcomeKind;
 use crate::store::fanouts::FanoutKey;
 use crate::store::journal_db::rows::{NewEvent, Rows, Updated};
 use crate::store::rows::{Column, RowStatement, bytes, int2, int8, text};
-use crate::store::targets;
+use crate::store::{operational_events, targets};
 
 use super::updates;
 
@@ -38,6 +38,8 @@ const UPSERT_HEALTH: &str = "ON CONFLICT (webhook_num) DO UPDATE SET \
     consecutive_failures = excluded.consecutive_failures, openings = excluded.openings, \
     open_until = excluded.open_until, opened_at = excluded.opened_at, last_failure = excluded.last_failure, \
     failing_since = excluded.failing_since, warned_at = excluded.warned_at, \
+    suspended_at = excluded.suspended_at, suspension_cause = excluded.suspension_cause, \
+    recovered_at = excluded.recovered_at, \
     last_error_at = excluded.last_error_at, last_error_outcome = excluded.last_error_outcome, \
     last_error_status = excluded.last_error_status, last_error_text = excluded.last_error_text, \
     last_error_event = excluded.last_error_event, last_success_at = excluded.last_success_at";
@@ -84,7 +86,7 @@ const ATTEMPT: [Column; 12] = [
     bytes("response_body").or_null(),
 ];
 
-const HEALTH: [Column; 14] = [
+const HEALTH: [Column; 17] = [
     int8("webhook_num"),
     int8("consecutive_failures"),
     int2("openings"),
@@ -93,6 +95,9 @@ const HEALTH: [Column; 14] = [
     int2("last_failure").or_null(),
     int8("failing_since").or_null(),
     int8("warned_at").or_null(),
+    int8("suspended_at").or_null(),
+    int2("suspension_cause").or_null(),
+    int8("recovered_at").or_null(),
     int8("last_error_at").or_null(),
     int2("last_error_outcome").or_null(),
     int2("last_error_status").or_null(),
@@ -118,7 +123,7 @@ impl Statements {
 
     /// Runs the statements that the rows need.
     pub(super) async fn run<C: ConnectionTrait>(&self, on: &C, rows: Rows<'_>) -> Result<Updated, DbErr> {
-        let Rows { events, fanouts, deliveries, deferrals, attempts, ended, updates, health, .. } = rows;
+        let Rows { events, fanouts, deliveries, deferrals, attempts, ended, updates, health, operational, .. } = rows;
         let callers = values(events.iter().filter_map(caller_row));
         let mut statements = updates.len() as u64;
         statements += self.event.run(on, values(events.into_iter().map(event_row))).await?;
@@ -133,6 +138,10 @@ impl Statements {
         }
         statements += self.fanout_end.run(on, values(ended.into_iter().map(ended_row))).await?;
         statements += self.health.run(on, values(health.into_iter().map(health_row))).await?;
+        statements += operational.len() as u64;
+        for event in operational {
+            operational_events::write(on, event).await?;
+        }
         Ok(Updated { statements, ..updated })
     }
 }
@@ -209,6 +218,9 @@ fn health_row((webhook, health): (WebhookNum, &Health)) -> [Value; HEALTH.len()]
         last_failure.map(OutcomeKind::code).into(),
         failing_since.map(|at| at.0).into(),
         health.warned_at.map(|at| at.0).into(),
+        health.suspension.map(|suspension| suspension.since.0).into(),
+        health.suspension.map(|suspension| suspension.cause.code()).into(),
+        health.recovered_at.map(|at| at.0).into(),
         last.map(|last| last.at.0).into(),
         last.map(|last| last.outcome.code()).into(),
         last.and_then(|last| last.status).map(u16::cast_signed).into(),

@@ -76,6 +76,9 @@ pub trait JournalTransaction: Send {
 
     async fn remember(&mut self, once: Once, now: UnixMillis) -> Result<(), StoreError>;
 
+    /// Takes an operational event out, because it is published in this transaction; answers whether it was still there.
+    async fn take_operational(&mut self, sequence: i64) -> Result<bool, StoreError>;
+
     async fn write(&mut self, rows: Rows<'_>) -> Result<Updated, StoreError>;
 
     /// # Errors

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::domain::delivery::{Attempt, DeliveryState};
 use crate::domain::health::Health;
 use crate::domain::id::{DeliveryId, WebhookNum};
+use crate::domain::operational_event::OperationalEvent;
 use crate::store::fanouts::FanoutKey;
 use crate::store::journal_db::rows::{Change, NewEvent, Rows, Update};
 
@@ -19,6 +20,7 @@ pub(super) struct BatchRows {
     updates: Vec<Update>,
     ended: Vec<FanoutKey>,
     health: Vec<(WebhookNum, Health)>,
+    operational: Vec<OperationalEvent>,
 }
 
 /// What the updates of a batch have changed.
@@ -31,10 +33,11 @@ pub(super) struct Applied {
 
 impl BatchRows {
     pub(super) fn of(rows: Rows<'_>) -> Self {
-        let Rows { events, fanouts, deferrals, deliveries, attempts, updates, ended, health, .. } = rows;
+        let Rows { events, fanouts, deferrals, deliveries, attempts, updates, ended, health, operational, .. } = rows;
         let attempts = attempts.into_iter().map(|(id, attempt)| (id, attempt.clone())).collect();
         let health = health.into_iter().map(|(webhook, health)| (webhook, health.clone())).collect();
-        Self { events, fanouts, deferrals, deliveries, attempts, updates, ended, health }
+        let operational = operational.into_iter().cloned().collect();
+        Self { events, fanouts, deferrals, deliveries, attempts, updates, ended, health, operational }
     }
 
     /// Whether one of the keys that must be unique is taken.
@@ -73,6 +76,9 @@ impl BatchRows {
         }
         for (webhook, health) in &self.health {
             tables.set_health(*webhook, health.clone());
+        }
+        for event in &self.operational {
+            tables.add_operational(event.clone());
         }
         applied
     }

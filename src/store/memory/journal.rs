@@ -43,6 +43,7 @@ impl JournalDb for Memory {
             rows: Vec::new(),
             predicted: Vec::new(),
             remembered: Vec::new(),
+            taken: Vec::new(),
             has_failed: false,
         }))
     }
@@ -127,6 +128,8 @@ struct Batch {
     /// What the writer was told that its rows change.
     predicted: Vec<Applied>,
     remembered: Vec<Once>,
+    /// Operational events that this batch publishes.
+    taken: Vec<i64>,
     /// A statement has failed, so that nothing will be committed.
     has_failed: bool,
 }
@@ -171,6 +174,7 @@ impl Batch {
             assert_eq!(applied, *predicted, "the rows that a batch changes were changed meanwhile");
         }
         self.remembered.iter().for_each(|once| tables.remember(once.clone()));
+        self.taken.iter().for_each(|sequence| tables.take_operational(*sequence));
     }
 }
 
@@ -217,6 +221,12 @@ impl JournalTransaction for Batch {
         }
         self.remembered.push(once);
         Ok(())
+    }
+
+    async fn take_operational(&mut self, sequence: i64) -> Result<bool, StoreError> {
+        let is_there = self.memory.tables.read().has_operational(sequence) && !self.taken.contains(&sequence);
+        self.taken.push(sequence);
+        Ok(is_there)
     }
 
     async fn write(&mut self, rows: Rows<'_>) -> Result<Updated, StoreError> {

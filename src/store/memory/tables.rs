@@ -14,6 +14,7 @@ use crate::domain::health::Health;
 use crate::domain::id::{DeliveryId, EventSeq, OperationNum, TenantNum, WebhookNum};
 use crate::domain::in_doubt::InDoubt;
 use crate::domain::moment::UnixMillis;
+use crate::domain::operational_event::OperationalEvent;
 use crate::domain::shard::ShardNum;
 use crate::store::cancel::{Purge, TakenBack};
 use crate::store::events::Receipt;
@@ -48,6 +49,8 @@ pub(crate) struct Tables {
     deliveries: BTreeMap<DeliveryId, DeliveryState>,
     attempts: BTreeMap<DeliveryId, BTreeMap<u16, Attempt>>,
     health: BTreeMap<WebhookNum, Health>,
+    operational: BTreeMap<i64, OperationalEvent>,
+    last_operational: i64,
     /// Mirrors the partial index of pending rows.
     pending: BTreeMap<WebhookNum, BTreeSet<EventSeq>>,
     started: bool,
@@ -158,6 +161,21 @@ impl Tables {
 
     pub(super) fn set_health(&mut self, webhook: WebhookNum, health: Health) {
         self.health.insert(webhook, health);
+    }
+
+    /// Mirrors `operational_events::write`.
+    pub(super) fn add_operational(&mut self, event: OperationalEvent) {
+        self.last_operational += 1;
+        self.operational.insert(self.last_operational, event);
+    }
+
+    /// Mirrors `operational_events::take`.
+    pub(super) fn take_operational(&mut self, sequence: i64) {
+        self.operational.remove(&sequence);
+    }
+
+    pub(super) fn has_operational(&self, sequence: i64) -> bool {
+        self.operational.contains_key(&sequence)
     }
 
     fn set(&mut self, id: DeliveryId, state: DeliveryState) {

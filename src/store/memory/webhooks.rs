@@ -114,16 +114,6 @@ impl Webhooks {
         Some(self.living(num)?.config_row(tables, now))
     }
 
-    /// Mirrors `Store::disable_webhook`.
-    pub(crate) fn disable(&mut self, num: WebhookNum, version: i64, reason: &str) -> bool {
-        let Some(hook) = self.rows.get_mut(&num).filter(|hook| hook.version == version && hook.is_active) else {
-            return false;
-        };
-        (hook.is_active, hook.inactive_reason, hook.version) = (false, Some(reason.to_owned()), hook.version + 1);
-        self.changes.push(num);
-        true
-    }
-
     /// Mirrors `Store::webhooks_with_due`.
     pub(crate) fn with_due(&self, tables: &Tables, horizon: UnixMillis) -> Vec<WebhookNum> {
         let is_due = |num: WebhookNum| tables.due_moments(num).min().is_some_and(|at| at <= horizon);

@@ -61,8 +61,8 @@ async fn credentials_are_sealed_and_come_back_and_what_was_learnt_goes_with_them
     let mut webhook = world.store.create_webhook(new, None, &by).await.unwrap();
     assert_eq!(webhook.credentials, of("first-token"));
     assert!(!format!("{webhook:?}").contains("first-token"));
-    let health = Health { consecutive_failures: 3, ..Health::default() };
-    world.record(Record::Health { webhook: webhook.num, health }).await;
+    let health = Box::new(Health { consecutive_failures: 3, ..Health::default() });
+    world.record(Record::Health { webhook: webhook.num, health, tells: None }).await;
     let config = async |num| {
         world.store.endpoint_configs(&[num], UnixMillis::now()).await.unwrap().remove(&num).unwrap().unwrap()
     };

@@ -5,12 +5,14 @@ use sea_orm::sea_query::Expr;
 use sea_orm::{
     ColumnTrait, Condition, ConnectionTrait, EntityTrait, PaginatorTrait, QueryFilter, QuerySelect, QueryTrait,
 };
+use serde_json::json;
 
 use crate::domain::id::{TenantNum, WebhookId, WebhookNum};
 use crate::domain::moment::UnixMillis;
+use crate::domain::operational_event::{OperationalEvent, OperationalKind};
 use crate::store::audit::{self, Action, Author, Deed};
 use crate::store::config_changes::{self, Change};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, operational_events};
 
 use super::Webhook;
 
@@ -74,11 +76,17 @@ impl Store {
         now: UnixMillis,
         by: &Author,
     ) -> Result<bool, StoreError> {
-        let (paused_at, is_other, action) = if is_paused {
-            (Some(now.0), Column::PausedAt.is_null(), Action::PauseWebhook)
+        let (paused_at, is_other, action, kind) = if is_paused {
+            (Some(now.0), Column::PausedAt.is_null(), Action::PauseWebhook, OperationalKind::WebhookPaused)
         } else {
-            (None, Column::PausedAt.is_not_null(), Action::ResumeWebhook)
+            (None, Column::PausedAt.is_not_null(), Action::ResumeWebhook, OperationalKind::WebhookResumed)
         };
+        let [previous, current] = if is_paused { ["active", "paused"] } else { ["paused", "active"] };
+        let data = json!({
+            "webhookId": webhook.id, "previous": previous, "current": current, "by": by.who.to_string(),
+            "reason": by.reason,
+        });
+        let told = OperationalEvent::new(webhook.tenant, kind, &format!("/webhooks/{}", webhook.id), data, now);
         let is_wanted = Condition::all()
             .add(Column::Num.eq(webhook.num.0))
             .add(Column::DeletedAt.is_null())
@@ -99,6 +107,7 @@ impl Store {
             }
             audit::enter(on, by, Deed::new(action, Some(webhook.tenant), webhook.id), now).await?;
             config_changes::note(on, Change::Webhook(webhook.num)).await?;
+            operational_events::write(on, &told).await?;
             Ok(true)
         })
         .await

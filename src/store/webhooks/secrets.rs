@@ -9,15 +9,17 @@ use sea_orm::{
     QueryOrder, QuerySelect, QueryTrait, Set,
 };
 use secrecy::{ExposeSecret, SecretString};
+use serde_json::json;
 
 use crate::domain::id::{SecretId, TenantNum, WebhookId, WebhookNum};
 use crate::domain::moment::UnixMillis;
+use crate::domain::operational_event::{OperationalEvent, OperationalKind};
 use crate::secrets::SealContext;
 use crate::store::audit::{self, Action, Author, Deed};
 use crate::store::config_changes::{self, Change};
 use crate::store::dialect::is_one_of;
 use crate::store::idempotency::Once;
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, operational_events};
 
 use super::{Column, Entity, Model, Webhook};
 
@@ -117,6 +119,7 @@ impl Store {
             let secrets = self.secrets_on(on, &[&webhook], now).await?.remove(&webhook.num).unwrap_or_default();
             let once = answer.map(|answer| answer(&webhook, &secrets)).transpose()?;
             self.remember(on, once, now).await?;
+            operational_events::write(on, &told_of_rotation(&webhook, old_until, now, by)).await?;
             Ok((webhook, secrets))
         })
         .await
@@ -263,4 +266,13 @@ async fn drop_oldest_secrets<C: ConnectionTrait>(on: &C, of: WebhookNum) -> Resu
         .exec(on)
         .await?;
     Ok(())
+}
+
+fn told_of_rotation(webhook: &Webhook, old_until: UnixMillis, now: UnixMillis, by: &Author) -> OperationalEvent {
+    let Webhook { id, name, tenant, .. } = webhook;
+    let data = json!({
+        "webhookId": id, "name": name, "oldSecretsSignUntil": old_until, "by": by.who.to_string(),
+        "reason": by.reason,
+    });
+    OperationalEvent::new(*tenant, OperationalKind::SecretRotated, &format!("/webhooks/{id}"), data, now)
 }

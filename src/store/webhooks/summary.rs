@@ -40,12 +40,10 @@ pub struct WebhookSummary {
 fn summaries_sql(backend: DbBackend) -> String {
     let is_chosen = is_any_of(backend, "w.num", "$1");
     format!(
-        "SELECT w.num, w.id, w.tenant_num, w.name, w.policy, w.is_active, w.inactive_reason, w.paused_at, \
-         h.webhook_num, h.consecutive_failures, h.openings, h.open_until, h.opened_at, h.last_failure, \
-         h.failing_since, h.warned_at, h.last_error_at, h.last_error_outcome, h.last_error_status, \
-         h.last_error_text, h.last_error_event, h.last_success_at \
+        "SELECT w.num, w.id, w.tenant_num, w.name, w.policy, w.is_active, w.inactive_reason, w.paused_at, {} \
          FROM webhook w LEFT JOIN endpoint_health h ON h.webhook_num = w.num \
-         WHERE {is_chosen} AND w.deleted_at IS NULL"
+         WHERE {is_chosen} AND w.deleted_at IS NULL",
+        crate::store::health::COLUMNS
     )
 }
 

@@ -172,7 +172,7 @@ impl World {
                 self.breaker.started(event);
                 self.model.probe = Some(event);
             }
-            Permission::Wait { .. } | Permission::ProbeUnderWay => return,
+            Permission::Wait { .. } | Permission::ProbeUnderWay | Permission::Held => return,
         }
         self.under_way.push(event);
         self.next += 1;
@@ -203,6 +203,7 @@ fn any_saved() -> impl Strategy<Value = Saved> {
             open_until,
             opened_at,
             last_failure: None,
+            suspension: None,
         },
     )
 }

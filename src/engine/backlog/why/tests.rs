@@ -1,11 +1,11 @@
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::delivery::breaker::ViewState;
-use crate::domain::health::Health;
+use crate::domain::health::{Health, Suspension};
 use crate::domain::id::{EventSeq, TenantNum, WebhookId, WebhookNum};
 use crate::engine::PartView;
 
@@ -95,6 +95,7 @@ impl Case {
                 next_probe_at: None,
                 opened_at: None,
                 last_failure: None,
+                suspension: None,
             },
             fate: None,
             unsendable: 0,
@@ -154,6 +155,35 @@ fn an_open_breaker_names_the_last_status_code_and_the_next_probe() {
     assert_eq!(said, expected);
     is_said(&open(None), &["half-open", "the next delivery is the probe"]);
     is_said(&open(None).with(|case| case.counts.in_flight = 1), &["a probe is under way"]);
+}
+
+#[test]
+fn a_suspension_names_its_cause_and_what_ends_it() {
+    let suspended = |cause, next_probe_at| {
+        Case::new((0, 0, 3, 0)).failing().with(|case| {
+            case.state = EndpointState::Suspended;
+            (case.breaker.suspension, case.breaker.next_probe_at) =
+                (Some(Suspension { since: NOW, cause }), next_probe_at);
+        })
+    };
+    let said = suspended(SuspensionCause::Failing, Some(later(5))).said().unwrap();
+    let expected = "suspended since 2026-11-23T08:00:00.000Z: every attempt has failed since 2026-11-23T08:00:00.000Z, \
+        the last rejected (500); its events stay owed; next probe 2026-11-23T08:00:05.000Z; a success ends the \
+        suspension, and so does a change of its URL";
+    assert_eq!(said, expected);
+    is_said(&suspended(SuspensionCause::Gone, None), &["410 Gone", "stay owed", "no probe is sent", "probe it"]);
+    is_said(&suspended(SuspensionCause::Failing, None), &["the next delivery is the probe"]);
+    let probing = suspended(SuspensionCause::Gone, None).with(|case| case.counts.in_flight = 1);
+    is_said(&probing, &["a probe is under way"]);
+}
+
+#[test]
+fn a_webhook_that_has_recovered_says_how_fast_it_is_sent_its_backlog() {
+    let case = Case::new((9, 0, 0, 0)).with(|case| {
+        let lane = case.lane.get_or_insert_default();
+        (lane.slow_until, lane.slow_start) = (Some(Instant::now()), Some(5.2));
+    });
+    is_said(&case, &["recovered from a suspension", "about 5 requests a second", "9 deliveries wait"]);
 }
 
 #[test]

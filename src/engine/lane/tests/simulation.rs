@@ -51,7 +51,7 @@ impl Model {
                     self.rows.entry(event).or_insert(pending(now.wall));
                 }
                 Effect::Cancel { .. } => prop_assert!(false, "nothing was deleted"),
-                Effect::Save { .. } | Effect::Warn { .. } | Effect::Disable { .. } | Effect::Recall { .. } => {}
+                Effect::Save { .. } | Effect::Recall { .. } => {}
                 Effect::Load { limit, known } => self.read(limit, &known, now, ordered),
             }
         }

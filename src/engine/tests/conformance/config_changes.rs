@@ -16,8 +16,7 @@ async fn changes_of_webhooks_are_found_once_after_a_position(on: On) {
 
     let (first, second) = (database.webhook().await, database.webhook().await);
     database.set_paused(first, true).await;
-    database.engine.disable_webhook(second, 1, "it fails", UnixMillis(5)).await.unwrap();
-    database.engine.disable_webhook(second, 1, "it fails", UnixMillis(5)).await.unwrap();
+    database.switch_off(second).await;
     let changed = database.engine.changes_since(&none.position).await.unwrap();
     assert_eq!(changed.changes, [first, second, first, second].map(Change::Webhook));
     database.rotate_secret(first, UnixMillis::now().plus(LONG)).await;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::domain::delivery::Status;
-use crate::domain::health::{Health, LastError};
+use crate::domain::health::{Health, LastError, Suspension, SuspensionCause};
 use crate::domain::id::WebhookNum;
 use crate::domain::moment::UnixMillis;
 use crate::domain::outcome::OutcomeKind;
@@ -34,21 +34,6 @@ async fn an_endpoint_reads_whether_its_webhook_is_open(on: On) {
     database.delete_webhook(num).await;
     assert!(database.config(num).await.is_none(), "a deleted webhook has no endpoint");
     assert!(database.config(WebhookNum(999)).await.is_none());
-}
-
-on_all!(a_webhook_is_switched_off_only_as_it_was_read);
-async fn a_webhook_is_switched_off_only_as_it_was_read(on: On) {
-    let database = Database::new(on).await;
-    let num = database.webhook().await;
-    let switch_off =
-        async |num, version| database.engine.disable_webhook(num, version, "it fails", UnixMillis(5)).await;
-    database.set_paused(num, true).await;
-    assert!(!switch_off(num, 1).await.unwrap(), "it was changed since");
-    assert!(switch_off(num, 2).await.unwrap());
-    let webhook = database.config(num).await.unwrap().unwrap().webhook;
-    assert_eq!((webhook.is_active, webhook.version, webhook.inactive_reason.as_deref()), (false, 3, Some("it fails")));
-    assert!(!switch_off(num, 3).await.unwrap(), "it is off already");
-    assert!(!switch_off(WebhookNum(999), 1).await.unwrap());
 }
 
 on_all!(a_webhook_that_cannot_be_read_has_an_error_of_its_own);
@@ -112,10 +97,13 @@ async fn health_is_what_was_written_last(on: On) {
         last_failure: Some(OutcomeKind::TimedOut),
         failing_since: Some(UnixMillis(30)),
         warned_at: Some(UnixMillis(35)),
+        suspension: Some(Suspension { since: UnixMillis(45), cause: SuspensionCause::Failing }),
+        recovered_at: Some(UnixMillis(15)),
         last_error: Some(Arc::new(last_error)),
         last_success_at: Some(UnixMillis(20)),
     };
-    let well = Health { consecutive_failures: 0, open_until: None, failing_since: None, ..failing.clone() };
+    let well =
+        Health { consecutive_failures: 0, open_until: None, failing_since: None, suspension: None, ..failing.clone() };
     for written in [&failing, &well] {
         database.write(with(Rows::default(), |rows| rows.health = BTreeMap::from([(num, written)]))).await;
         assert_eq!(health(num).await, *written);
@@ -131,7 +119,7 @@ async fn routes_are_read_after_one_another_without_deleted_webhooks(on: On) {
         nums.push(database.webhook().await);
     }
     database.delete_webhook(nums[1]).await;
-    database.engine.disable_webhook(nums[2], 1, "it fails", UnixMillis(5)).await.unwrap();
+    database.switch_off(nums[2]).await;
     let (mut after, mut read) = (WebhookNum(0), Vec::new());
     loop {
         let page = database.engine.routes(after).await.unwrap();

@@ -350,6 +350,16 @@ impl Database {
         }
     }
 
+    pub(super) async fn switch_off(&self, num: WebhookNum) {
+        match &self.backdoor {
+            Backdoor::Store(store, _) => {
+                let off = Webhook { is_active: false, ..self.stored(num).await };
+                store.update_webhook(&off, UnixMillis::now(), &Author::engine()).await.unwrap();
+            }
+            Backdoor::Memory(memory) => Self::change(memory, num, |hook| hook.is_active = false),
+        }
+    }
+
     pub(super) async fn delete_webhook(&self, num: WebhookNum) {
         match &self.backdoor {
             Backdoor::Store(store, _) => {

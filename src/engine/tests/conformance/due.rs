@@ -121,7 +121,7 @@ async fn webhooks_with_due_rows_are_found_unless_they_are_held(on: On) {
     database.accept_due(key(2), &[later.0, soon.0], 30).await;
     database.accept_due(key(3), &[deleted.0], 99).await;
     database.set_paused(paused, true).await;
-    assert!(database.engine.disable_webhook(off, 1, "it fails", UnixMillis(1)).await.unwrap());
+    database.switch_off(off).await;
     database.delete_webhook(deleted).await;
 
     let found = async |horizon| -> Vec<WebhookNum> {

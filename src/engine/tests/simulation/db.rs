@@ -133,10 +133,6 @@ impl EngineDb for Db {
         self.read_config(self.memory.endpoint_configs(nums, now)).await
     }
 
-    async fn disable_webhook(&self, num: WebhookNum, version: i64, reason: &str, now: UnixMillis) -> Result<bool> {
-        self.write(self.memory.disable_webhook(num, version, reason, now)).await
-    }
-
     async fn due(&self, shard_set: &ShardSet, webhook: WebhookNum, wanted: Wanted<'_>) -> Result<DueRows> {
         self.read(self.memory.due(shard_set, webhook, wanted)).await
     }

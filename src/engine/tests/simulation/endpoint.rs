@@ -13,6 +13,7 @@ use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver, UnboundedSender, ch
 use tokio::sync::oneshot;
 
 use crate::domain::delivery::DeliveryState;
+use crate::domain::health::Health;
 use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::domain::moment::UnixMillis;
 use crate::engine::address::Address;
@@ -49,7 +50,7 @@ impl EndpointSpawner for Actors {
         let owner = Owner::Endpoint(self.incarnation, self.started);
         world.note(|| format!("{num:?} starts as {owner:?}, {:?}", seed.config.mode));
         let (completions, completed) = unbounded_channel();
-        let left_alone = seed.config.health.open_until;
+        let (left_alone, is_suspended) = left_alone(&seed.config.health);
         let shell = Actor {
             num,
             place: self.place,
@@ -58,6 +59,7 @@ impl EndpointSpawner for Actors {
             timers: [const { None }; Timer::ALL.len()],
             is_over: false,
             left_alone,
+            is_suspended,
         };
         let transport = Arc::new(Receivers { place: self.place, owner });
         let args = SpawnArgs { seed, transport, start_slots: self.start_slots.clone() };
@@ -176,6 +178,14 @@ struct Actor {
     is_over: bool,
     /// The end of the breaker's cool-down, as it was last saved.
     left_alone: Option<UnixMillis>,
+    is_suspended: bool,
+}
+
+/// Until when a receiver is left alone, and whether its webhook is suspended. One that is gone is left alone until a
+/// person asks for a probe.
+fn left_alone(health: &Health) -> (Option<UnixMillis>, bool) {
+    let held = health.suspension.map(|_| UnixMillis(i64::MAX));
+    (health.open_until.or(held), health.suspension.is_some())
 }
 
 impl Shell for Actor {
@@ -199,7 +209,7 @@ impl Shell for Actor {
 
     fn hears(&mut self, input: &Input) {
         if matches!(input, Input::Renew) {
-            self.left_alone = None;
+            (self.left_alone, self.is_suspended) = (None, false);
         }
         world::current().note(|| format!("w{} hears {}", self.num.0, trace::input(input)));
     }
@@ -219,12 +229,16 @@ impl Shell for Actor {
                 Effect::Settle { entry, state } => match request {
                     Some(request) => {
                         let id = DeliveryId { event: entry.event.seq, webhook: self.num };
+                        if entry.state.manual.is_none() && state.tries == entry.state.tries {
+                            assert!(self.is_suspended, "a failure of {id:?} uses up no retry");
+                            world.oracle.borrow_mut().probed(id);
+                        }
                         Due::Settled { owner: self.owner, id, request, state: *state }
                     }
                     None => Due::Nothing,
                 },
-                Effect::Save { health } => {
-                    self.left_alone = health.open_until;
+                Effect::Save { health, .. } => {
+                    (self.left_alone, self.is_suspended) = left_alone(health);
                     Due::Nothing
                 }
                 _ => Due::Nothing,

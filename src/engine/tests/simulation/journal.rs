@@ -314,6 +314,10 @@ impl JournalTransaction for Batch {
         Self::ask(&self.connection, self.inner.remember(once, now)).await
     }
 
+    async fn take_operational(&mut self, sequence: i64) -> Result<bool> {
+        Self::ask(&self.connection, self.inner.take_operational(sequence)).await
+    }
+
     async fn write(&mut self, rows: Rows<'_>) -> Result<Updated> {
         self.connection.may_be_refused()?;
         self.commit.add(&rows);

@@ -72,6 +72,8 @@ pub(super) struct Oracle {
     started: BTreeMap<(Owner, EventSeq), Trigger>,
     /// How many cancellations of a delivery were asked for and not refused.
     cancellations: BTreeMap<DeliveryId, usize>,
+    /// Attempts of a delivery that failed while its webhook was suspended, and used up no retry.
+    probes: BTreeMap<DeliveryId, usize>,
     /// Purges under way, by process.
     purging: BTreeMap<(u32, WebhookNum), usize>,
     purged: BTreeSet<DeliveryId>,
@@ -345,6 +347,14 @@ impl Oracle {
 
     pub(super) fn end_purge(&mut self, incarnation: u32, webhook: WebhookNum) {
         count_down(&mut self.purging, (incarnation, webhook));
+    }
+
+    pub(super) fn probed(&mut self, id: DeliveryId) {
+        *self.probes.entry(id).or_default() += 1;
+    }
+
+    pub(super) fn probes_of(&self, id: DeliveryId) -> usize {
+        self.probes.get(&id).copied().unwrap_or(0)
     }
 
     pub(super) fn cancels(&mut self, id: DeliveryId) {

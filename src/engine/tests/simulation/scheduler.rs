@@ -305,6 +305,17 @@ impl Scheduler {
         }
     }
 
+    /// An operator asks for probes of webhooks that are suspended: nothing else ends the suspension of one that was gone.
+    fn probe_suspended(&self) {
+        let hooks = self.world.hooks.read().rows.clone();
+        let is_suspended = |num| self.world.tables.read().health(num).suspension.is_some();
+        for num in hooks.into_values().filter(|hook| hook.is_open() && is_suspended(hook.num)).map(|hook| hook.num) {
+            let mut owners = self.world.processes().into_iter().filter(|process| process.shard_set.serves(num));
+            let Some(process) = owners.next() else { continue };
+            process.spawn(process.clone().probe(num));
+        }
+    }
+
     fn wait_until(&self, is_so: impl Fn(&World) -> bool) {
         for moment in 0..MOMENTS {
             if moment == MOST_FAILED {
@@ -317,6 +328,7 @@ impl Scheduler {
             if is_so(&self.world) {
                 return;
             }
+            self.probe_suspended();
             self.world.advance(next_moment(&self.world));
         }
         panic!("nothing comes to rest: {}", what_is_left(&self.world));

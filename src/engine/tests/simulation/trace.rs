@@ -53,8 +53,7 @@ fn effect(effect: &Effect) -> String {
         Effect::Cancel { event: of } => format!("cancel {}", event(*of)),
         Effect::Load { limit, known } => format!("load {limit} beside {}", known.len()),
         Effect::Recall { events } => format!("recall {:?}", events.iter().map(|of| event(*of)).collect::<Vec<_>>()),
-        Effect::Save { health } => format!("save open until {:?}", health.open_until.map(|at| at.0 - START)),
-        Effect::Warn { .. } | Effect::Disable { .. } => format!("{effect:?}"),
+        Effect::Save { health, .. } => format!("save open until {:?}", health.open_until.map(|at| at.0 - START)),
     }
 }
 

@@ -8,7 +8,7 @@ use crate::store::connect::Contents;
 use crate::store::leases;
 
 /// Every table of the schema.
-const TABLES: [&str; 20] = [
+const TABLES: [&str; 21] = [
     "api_key",
     "attempt",
     "audit",
@@ -25,6 +25,7 @@ const TABLES: [&str; 20] = [
     "node",
     "operation",
     "operation_item",
+    "operational_event",
     "shard",
     "tenant",
     "webhook",
