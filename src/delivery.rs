@@ -6,6 +6,7 @@
 
 mod answer;
 pub mod breaker;
+mod called_address;
 pub mod client;
 pub mod credentials;
 mod failure;

@@ -14,5 +14,6 @@ pub mod operation;
 pub mod operational_event;
 pub mod outcome;
 pub mod policy;
+pub mod request;
 pub mod retention;
 pub mod shard;

@@ -21,6 +21,8 @@ pub struct Model {
     /// JSON list of name-value pairs.
     pub response_headers: Option<String>,
     pub response_body: Option<Vec<u8>>,
+    /// JSON: what the attempt called.
+    pub request: Option<String>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

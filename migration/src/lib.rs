@@ -26,6 +26,7 @@ mod m0016_ordered;
 mod m0017_operations;
 mod m0019_retention;
 mod m0020_audit;
+mod m0021_requests;
 mod m0023_suspension;
 mod made;
 
@@ -68,6 +69,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0017_operations::Migration),
             Box::new(m0019_retention::Migration),
             Box::new(m0020_audit::Migration),
+            Box::new(m0021_requests::Migration),
             Box::new(m0023_suspension::Migration),
         ]
     }

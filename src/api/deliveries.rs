@@ -1,6 +1,8 @@
 //! `/deliveries`: one event for one webhook, with its attempts. Also has the views and filters of deliveries that other
 //! resources share.
 
+mod request;
+
 use std::collections::BTreeMap;
 
 use axum::extract::State;
@@ -12,6 +14,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use self::request::RequestView;
 use super::App;
 use super::auth::{Operate, Read, Tenant};
 use super::body::NoBody;
@@ -107,6 +110,8 @@ pub(super) struct AttemptView {
     #[schema(value_type = String)]
     outcome: &'static str,
     error: Option<String>,
+    /// What was called; null when no request was made, and once the answer was deleted.
+    request: Option<RequestView>,
     /// Headers of the answer; null when there was no answer. Values of a repeated name are joined by commas.
     response_headers: Option<BTreeMap<String, String>>,
     /// Body of the answer, of which at most 64 KiB are kept; null when there was no answer. Bytes that are not UTF-8
@@ -140,8 +145,9 @@ fn trigger_word(trigger: Trigger) -> &'static str {
 }
 
 impl AttemptView {
-    fn of(delivery: DeliveryId, attempt: Attempt) -> Self {
+    fn of((delivery, event): (DeliveryId, &str), attempt: Attempt) -> Self {
         let Attempt { number, trigger, started_at, duration_us, head_us: _, status_code, outcome, error, .. } = attempt;
+        let id = AttemptId { delivery, number };
         let mut headers: BTreeMap<String, String> = BTreeMap::new();
         for (name, value) in attempt.response_headers {
             let joined = headers.entry(name).or_default();
@@ -152,7 +158,8 @@ impl AttemptView {
         }
         let body = || String::from_utf8_lossy(&attempt.response_body).into_owned();
         Self {
-            id: AttemptId { delivery, number },
+            request: attempt.request.as_ref().and_then(|request| RequestView::of(id, event, request)),
+            id,
             number,
             trigger: trigger_word(trigger),
             started_at,
@@ -167,16 +174,16 @@ impl AttemptView {
     }
 
     /// The last attempt, as a list of deliveries shows it.
-    fn listed(delivery: DeliveryId, last: LastAttempt) -> Self {
+    fn listed(of: (DeliveryId, &str), last: LastAttempt) -> Self {
         let LastAttempt { mut attempt, is_cut } = last;
         if is_cut {
             attempt.response_body = without_part_of_a_character(attempt.response_body);
         }
-        Self { response_body_truncated: is_cut, ..Self::of(delivery, attempt) }
+        Self { response_body_truncated: is_cut, ..Self::of(of, attempt) }
     }
 
-    fn all(delivery: DeliveryId, attempts: Vec<Attempt>) -> Vec<Self> {
-        attempts.into_iter().map(|attempt| Self::of(delivery, attempt)).collect()
+    fn all(delivery: &Delivery, attempts: Vec<Attempt>) -> Vec<Self> {
+        attempts.into_iter().map(|attempt| Self::of((delivery.id, &delivery.kind), attempt)).collect()
     }
 }
 
@@ -195,6 +202,7 @@ impl From<Delivery> for DeliveryFields {
         let Delivery { id, webhook_id, kind, state, last } = delivery;
         let DeliveryState { status, attempts: _, tries: _, next_at, settled_at, manual: _ } = state;
         let (is_pending, now) = (status == Status::Pending, UnixMillis::now());
+        let last_attempt = last.map(|last| AttemptView::listed((id, &kind), last));
         Self {
             id,
             event_id: EventId(id.event),
@@ -202,7 +210,7 @@ impl From<Delivery> for DeliveryFields {
             event: kind,
             status: status.as_str(),
             next_attempt_at: next_at.filter(|at| is_pending && *at > now),
-            last_attempt: last.map(|last| AttemptView::listed(id, last)),
+            last_attempt,
             created_at: id.event.accepted_at(),
             settled_at: settled_at.filter(|_| !is_pending),
         }
@@ -218,8 +226,8 @@ impl From<Delivery> for DeliveryView {
 impl DetailedView {
     /// `attempts` are the newest ones, newest first.
     fn new(delivery: Delivery, attempts: Vec<Attempt>, attempts_cursor: Option<String>) -> Self {
-        let (id, attempt_count) = (delivery.id, delivery.state.attempts);
-        let mut attempts = AttemptView::all(id, attempts);
+        let attempt_count = delivery.state.attempts;
+        let mut attempts = AttemptView::all(&delivery, attempts);
         attempts.reverse();
         Self { fields: delivery.into(), attempt_count, attempts, attempts_cursor }
     }
@@ -243,7 +251,8 @@ pub(super) struct TestAnswer {
 /// Reads the result of a test.
 pub(super) async fn test_answer(app: &App, tenant: TenantNum, id: DeliveryId) -> Result<TestAnswer, Problem> {
     let delivery = find(app, tenant, id).await?;
-    let attempt = app.store().first_attempt(id).await?.map(|first| AttemptView::of(id, first));
+    let first = app.store().first_attempt(id).await?;
+    let attempt = first.map(|first| AttemptView::of((id, &delivery.kind), first));
     Ok(TestAnswer { delivery: delivery.into(), attempt })
 }
 
@@ -354,7 +363,7 @@ async fn list_attempts(
     let before = list.position::<i64>()?.and_then(|before| u16::try_from(before).ok()).unwrap_or(u16::MAX);
     let delivery = find(&app, tenant.num(), id).await?;
     let page = app.store().attempts(delivery.id, before, list.limit).await?;
-    Ok(list.answer(AttemptView::all(id, page.items), page.next))
+    Ok(list.answer(AttemptView::all(&delivery, page.items), page.next))
 }
 
 fn attempts_of(query: &Query, tenant: TenantNum, id: DeliveryId) -> Result<List<'_>, Problem> {

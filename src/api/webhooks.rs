@@ -5,7 +5,7 @@ mod backlog_actions;
 mod credentials;
 mod headers;
 mod input;
-mod redaction;
+pub(super) mod redaction;
 mod settings;
 mod unreadable;
 mod view;

@@ -8,8 +8,10 @@ mod tls;
 
 use std::error::Error;
 use std::io;
+use std::net::SocketAddr;
 
 use super::guard::GuardError;
+use super::peer_check::remote_of;
 use super::resolver::ResolveError;
 use crate::domain::outcome::Outcome;
 
@@ -39,6 +41,12 @@ pub(super) fn explain(error: &reqwest::Error) -> (Outcome, String) {
 pub(super) fn is_lack_of_descriptors(error: &reqwest::Error) -> bool {
     let is_lack = |error: &io::Error| matches!(error.raw_os_error(), Some(EMFILE | ENFILE));
     error.is_connect() && causes(error).filter_map(|cause| cause.downcast_ref::<io::Error>()).any(is_lack)
+}
+
+/// The address of the connection that failed, if one was open.
+pub(super) fn address(error: &reqwest::Error) -> Option<SocketAddr> {
+    let error = causes(error).find_map(|cause| cause.downcast_ref::<hyper_util::client::legacy::Error>())?;
+    remote_of(error.connect_info()?)
 }
 
 /// Recognises a cause by its type, at any depth of the chain.

@@ -3,12 +3,13 @@
 //! resolver are at fault.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::Extensions;
-use hyper_util::client::legacy::connect::{Connection, HttpInfo};
+use hyper_util::client::legacy::connect::{Connected, Connection, HttpInfo};
 use tower::{BoxError, Layer, Service};
 
 use super::guard::{Guard, GuardError};
@@ -58,8 +59,12 @@ where
 
 /// Refuses a connection without a known remote address, because it may lead anywhere.
 fn vet(guard: &Guard, connection: &impl Connection) -> Result<(), GuardError> {
+    guard.check_connection(remote_of(&connection.connected()).ok_or(GuardError::Connection)?)
+}
+
+/// The address at the other end of a connection.
+pub(super) fn remote_of(connected: &Connected) -> Option<SocketAddr> {
     let mut known = Extensions::new();
-    connection.connected().get_extras(&mut known);
-    let remote = known.get::<HttpInfo>().map(HttpInfo::remote_addr).ok_or(GuardError::Connection)?;
-    guard.check_connection(remote)
+    connected.get_extras(&mut known);
+    known.get::<HttpInfo>().map(HttpInfo::remote_addr)
 }

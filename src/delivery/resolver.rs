@@ -12,6 +12,7 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::time::{Instant, timeout_at};
 
 use self::dns::{Dns, MAX_ADDRESSES};
+use super::called_address;
 use super::guard::{Guard, GuardError};
 
 tokio::task_local! {
@@ -37,7 +38,9 @@ impl Resolve for VettedResolver {
         Box::pin(async move {
             let found = in_time(dns.addresses(name.as_str())).await?;
             // Port 0 stands for the URL's port.
-            let dialled = vetted(&guard, found)?.into_iter().map(|ip| SocketAddr::new(ip, 0));
+            let vetted = vetted(&guard, found)?;
+            called_address::note(only_one(&vetted).map(|ip| SocketAddr::new(ip, 0)));
+            let dialled = vetted.into_iter().map(|ip| SocketAddr::new(ip, 0));
             Ok(Box::new(dialled) as Addrs)
         })
     }
@@ -70,6 +73,11 @@ where
         return lookup.await;
     };
     timeout_at(give_up, lookup).await.unwrap_or(Err(ResolveError::TooSlow))
+}
+
+/// Of several addresses, only an open connection tells which one was called.
+fn only_one(vetted: &[IpAddr]) -> Option<IpAddr> {
+    vetted.first().copied().filter(|_| vetted.len() == 1)
 }
 
 /// All addresses, or none: a name with one forbidden address is treated as an attack.

@@ -1,6 +1,7 @@
 //! Sends one attempt: guard, token if the webhook needs one, sign, send, classify. Called by endpoints, many at once.
 //! One deadline covers an attempt. The sender never retries and never decides what follows from its [`Report`].
 
+mod called;
 mod report;
 mod request;
 
@@ -10,8 +11,9 @@ use bytes::{Bytes, BytesMut};
 use tokio::time::{Instant, timeout_at};
 
 use super::answer::fill;
+use super::called_address;
 use super::client::{Clients, handshake};
-use super::failure::STALLED_HANDSHAKE;
+use super::failure::{self, STALLED_HANDSHAKE};
 use super::guard::Guard;
 use super::hops::{EngineName, Trail};
 use super::resolver::DEADLINE;
@@ -20,6 +22,7 @@ use super::token::{Asking, Refusal, Token, Tokens};
 use crate::domain::moment::UnixMillis;
 use crate::domain::outcome::Outcome;
 
+use called::Called;
 pub use report::Report;
 use report::{Head, Stopwatch};
 
@@ -69,7 +72,8 @@ impl Sender {
             return Report::unanswered(Outcome::Blocked, refusal.to_string(), &watch);
         }
         let deadline = watch.started() + target.timeout;
-        DEADLINE.scope(deadline, handshake::watched(self.send(target, (message, signatures), deadline, &watch))).await
+        let attempt = handshake::watched(self.send(target, (message, signatures), deadline, &watch));
+        DEADLINE.scope(deadline, called_address::tracked(attempt)).await
     }
 
     async fn send(
@@ -94,14 +98,18 @@ impl Sender {
             Ok(request) => request,
             Err(error) => return Report::unanswered(Outcome::ProtocolError, error.to_string(), watch),
         };
-        let report = match timeout_at(deadline, client.execute(request)).await {
+        let called = Called::of(&request, target);
+        // A request for a token may have noted another address.
+        called_address::note(None);
+        let mut report = match timeout_at(deadline, client.execute(request)).await {
             Ok(Ok(response)) => read(response, deadline, watch, target).await,
-            Ok(Err(error)) => Report::failed(&error, watch),
+            Ok(Err(error)) => failed(&error, watch),
             Err(_) if handshake::was_stalled() => {
                 Report::unanswered(Outcome::TlsFailed, STALLED_HANDSHAKE.to_owned(), watch)
             }
             Err(_) => Report::unanswered(Outcome::TimedOut, report::too_slow(target.timeout), watch),
         };
+        report.request = called.at(called_address::noted());
         if let (Some(source), Some(token), Some(401)) = (target.tokens(), &token, report.status) {
             self.tokens.discard(source, token);
         }
@@ -122,9 +130,17 @@ impl Sender {
     }
 }
 
+fn failed(error: &reqwest::Error, watch: &Stopwatch) -> Report {
+    if let Some(address) = failure::address(error) {
+        called_address::note(Some(address));
+    }
+    Report::failed(error, watch)
+}
+
 /// Reads the body of the answer until its end, the deadline, or the limit of what is kept. Dropping an unfinished
 /// response closes its connection.
 async fn read(mut response: reqwest::Response, deadline: Instant, watch: &Stopwatch, target: &Target) -> Report {
+    called_address::note(response.remote_addr());
     let head = Head::of(&response, watch);
     let mut body = BytesMut::new();
     let end = timeout_at(deadline, fill(&mut body, &mut response)).await;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::event::Event;
 use super::moment::UnixMillis;
 use super::outcome::OutcomeKind;
+use super::request::SentRequest;
 
 /// The status of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -143,6 +144,8 @@ pub struct Attempt {
     pub status_code: Option<u16>,
     pub outcome: OutcomeKind,
     pub error: Option<String>,
+    /// `None` if nothing was to be sent, and once the answer was cleared.
+    pub request: Option<SentRequest>,
     pub response_headers: Vec<(String, String)>,
     pub response_body: Vec<u8>,
 }

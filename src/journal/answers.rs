@@ -11,7 +11,7 @@ use super::{AttemptRecord, Record};
 /// Bytes of answers that wait uncut.
 const BUDGET: usize = 64 * 1024 * 1024;
 
-/// Bytes of a body, and of headers, that are kept beyond the budget.
+/// Bytes of a body, of headers, and of what was called, that are kept beyond the budget.
 const KEPT: usize = 1024;
 
 /// Cheap to clone.
@@ -48,10 +48,11 @@ impl Answers {
 
 pub(super) fn bytes_of(attempt: &Attempt) -> usize {
     let headers = attempt.response_headers.iter().map(|(name, value)| name.len() + value.len());
-    attempt.response_body.len() + headers.sum::<usize>()
+    let request = attempt.request.as_ref().map_or(0, |request| request.as_str().len());
+    attempt.response_body.len() + headers.sum::<usize>() + request
 }
 
-/// The note in the body is the only sign that it was cut.
+/// The note in the body is the only sign that it was cut. What was called is kept whole, or not at all.
 fn cut(attempt: &mut Attempt) {
     let whole = attempt.response_body.len();
     if whole > KEPT {
@@ -60,6 +61,7 @@ fn cut(attempt: &mut Attempt) {
         attempt.response_body.extend_from_slice(note.as_bytes());
         attempt.response_body.shrink_to_fit();
     }
+    attempt.request.take_if(|request| request.as_str().len() > KEPT);
     let mut bytes = 0;
     attempt.response_headers.retain(|(name, value)| {
         bytes += name.len() + value.len();
@@ -85,6 +87,7 @@ mod tests {
             status_code: Some(500),
             outcome: OutcomeKind::Success,
             error: None,
+            request: None,
             response_headers: vec![("a".to_owned(), "b".repeat(KEPT - 1)), ("c".to_owned(), "d".to_owned())],
             response_body: vec![b'x'; body],
         };

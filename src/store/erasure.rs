@@ -30,7 +30,7 @@ struct ErasedRow {
     erased_at: Option<i64>,
 }
 
-const ERASE_ANSWERS: &str = "UPDATE attempt SET response_headers = NULL, response_body = NULL \
+const ERASE_ANSWERS: &str = "UPDATE attempt SET response_headers = NULL, response_body = NULL, request = NULL \
     WHERE event_seq = $1 AND webhook_num > $2 AND webhook_num <= $3";
 
 impl Store {

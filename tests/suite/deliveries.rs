@@ -43,6 +43,55 @@ async fn a_failed_manual_attempt_eats_no_automatic_retry() {
     assert_eq!(hook.requests().len(), 4);
 }
 
+on_both!(an_attempt_shows_what_it_has_called);
+async fn an_attempt_shows_what_it_has_called() {
+    let world = World::start().await;
+    let settings = json!({"headers": {"X-Team": "billing"}, "auth": {"type": "bearer", "token": "a-token-of-theirs"}});
+    let hook = world.hook(Receiver::ok(), settings).await;
+    let event = world.publish("message.sent").await;
+    let delivery = world.settled(&event).await;
+    let (shown, sent) = (attempts(&delivery)[0]["request"].clone(), hook.requests()[0].clone());
+
+    assert_eq!(shown["url"], hook.receiver.url("/hooks"));
+    assert_eq!(shown["address"], hook.receiver.address().to_string());
+    let headers = shown["headers"].as_object().expect("headers");
+    for (name, value) in headers {
+        let hidden = ["x-team", "authorization"].contains(&name.as_str());
+        assert_eq!(value, if hidden { "[redacted]" } else { sent.header(name) }, "{name}");
+    }
+    let added = ["host", "content-length", "accept"];
+    let missing = sent.headers.iter().filter(|(name, _)| !headers.contains_key(&name.to_ascii_lowercase()));
+    let missing: Vec<&str> = missing.map(|(name, _)| name.as_str()).filter(|name| !added.contains(name)).collect();
+    assert_eq!(missing, [""; 0], "only what the client adds is not shown");
+    for list in ["/deliveries", &hook.path("/logs"), &format!("/events/{}/deliveries", event.id)] {
+        assert_eq!(world.client().walk(list).await[0]["lastAttempt"]["request"], shown, "{list}");
+    }
+}
+
+on_both!(a_request_without_an_answer_shows_its_address_too);
+/// The second event goes over the connection that the first one has left.
+async fn a_request_without_an_answer_shows_its_address_too() {
+    let replies = |seen| if seen == 0 { Reply::Status(200) } else { Reply::Close };
+    let world = World::start().await;
+    let hook = world.hook(Receiver::says(replies), json!({"retryPolicy": quick_retries(0)})).await;
+    for outcome in ["success", "protocol_error"] {
+        let attempt = attempts(&world.settled(&world.publish("message.sent").await).await)[0].clone();
+        assert_eq!(attempt["outcome"], outcome);
+        assert_eq!(attempt["request"]["address"], hook.receiver.address().to_string(), "{attempt}");
+    }
+}
+
+on_both!(an_attempt_that_was_refused_has_called_nothing);
+async fn an_attempt_that_was_refused_has_called_nothing() {
+    let mut world = World::start().await;
+    let hook = world.hook(Receiver::ok(), json!({"retryPolicy": quick_retries(0)})).await;
+    world.env().remove("POSTHASTE_EGRESS_ALLOW");
+    world.restart().await;
+    let attempt = attempts(&world.settled(&world.publish("message.sent").await).await)[0].clone();
+    assert_eq!((&attempt["outcome"], &attempt["request"]), (&json!("blocked"), &Value::Null), "{attempt}");
+    assert!(hook.requests().is_empty());
+}
+
 /// How much of an answer is kept.
 const LONG: usize = 64 * 1024;
 

@@ -121,6 +121,7 @@ async fn answers_are_cleared_and_their_events_stay() {
         .await;
     let attempt = world.delivery(&delivery).await["attempts"][0].clone();
     assert_eq!((&attempt["statusCode"], &attempt["responseBody"]), (&json!(200), &json!("")), "{attempt}");
+    assert!(attempt["request"].is_null(), "{attempt}");
     assert_eq!(deleted(&world, "event").await, 0);
 }
 
@@ -181,6 +182,7 @@ async fn an_erased_payload_is_gone_and_its_event_stays() {
     assert!(erased["erasedAt"].is_string() && erased["progress"]["success"] == 1, "{erased}");
     let attempt = world.delivery(&delivery).await["attempts"][0].clone();
     assert_eq!((&attempt["statusCode"], &attempt["responseBody"]), (&json!(200), &json!("")), "{attempt}");
+    assert!(attempt["request"].is_null(), "{attempt}");
     let retried = world.client().act(&format!("/deliveries/{delivery}/retry")).await.problem(409);
     assert_eq!(retried.code(), "payload_erased");
     let audit = world.client().get("/audit?action=event.erase_payload").await.expect(200);

@@ -8,10 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll};
 
+use hyper_util::client::legacy::connect::Connection;
 use rustls::NamedGroup;
 use rustls::client::{ClientSessionMemoryCache, ClientSessionStore, Tls12ClientSessionValue, Tls13ClientSessionValue};
 use rustls::pki_types::ServerName;
 use tower::{Layer, Service};
+
+use crate::delivery::called_address;
+use crate::delivery::peer_check::remote_of;
 
 /// TLS sessions that one client remembers; rustls's own default.
 const SESSIONS: usize = 256;
@@ -79,7 +83,7 @@ impl ClientSessionStore for Sessions {
     }
 }
 
-/// A connector layer that notes when connecting begins and ends.
+/// A connector layer that notes when connecting begins and ends, and at which address.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct WatchConnects;
 
@@ -97,6 +101,7 @@ pub(super) struct Watched<S>(S);
 impl<S, R> Service<R> for Watched<S>
 where
     S: Service<R>,
+    S::Response: Connection,
     S::Future: Send + 'static,
 {
     type Response = S::Response;
@@ -114,6 +119,9 @@ where
         Box::pin(async move {
             let connected = while_waited_for(&stage, connect).await;
             stage.store(ELSEWHERE, Ordering::Relaxed);
+            if let Ok(connection) = &connected {
+                called_address::note(remote_of(&connection.connected()));
+            }
             connected
         })
     }

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use crate::delivery::failure;
 use crate::domain::moment::UnixMillis;
 use crate::domain::outcome::{Outcome, parse_retry_after};
+use crate::domain::request::SentRequest;
 
 /// How many headers of an answer are kept, and how many bytes of names and values in total: they are stored with every
 /// attempt.
@@ -27,6 +28,8 @@ pub struct Report {
     pub head_us: Option<u32>,
     /// Microseconds from the start until the end of the attempt.
     pub duration_us: u32,
+    /// What was called; `None` if no request was made.
+    pub request: Option<SentRequest>,
     /// In the order received, at most 64 and 16 KiB; a value that is not UTF-8 is shown with replacement characters.
     pub response_headers: Vec<(String, String)>,
     /// At most 64 KiB, as received: compressed bodies stay compressed.
@@ -44,6 +47,7 @@ impl Report {
             error: Some(error),
             head_us: None,
             duration_us: watch.micros(),
+            request: None,
             response_headers: Vec::new(),
             response_body: Bytes::new(),
             out_of_fds: false,
@@ -113,6 +117,7 @@ impl Head {
             error,
             head_us: Some(self.at_us),
             duration_us: watch.micros(),
+            request: None,
             response_headers: self.headers,
             response_body: body,
             out_of_fds: false,

@@ -260,6 +260,7 @@ fn unsent(outcome: Outcome, error: String, took: Duration) -> Report {
         error: Some(error),
         head_us: None,
         duration_us: u32::try_from(took.as_micros()).unwrap_or(u32::MAX),
+        request: None,
         response_headers: Vec::new(),
         response_body: Bytes::new(),
         out_of_fds: false,

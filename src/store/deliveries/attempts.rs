@@ -9,6 +9,7 @@ use crate::domain::delivery::{Attempt, Trigger};
 use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};
 use crate::domain::moment::UnixMillis;
 use crate::domain::outcome::OutcomeKind;
+use crate::domain::request::SentRequest;
 use crate::store::dialect;
 use crate::store::page::{self, PAGE_BYTES, Page};
 use crate::store::{Store, StoreError};
@@ -55,7 +56,7 @@ fn last_sql(backend: DbBackend) -> String {
     format!(
         "SELECT a.event_seq, a.webhook_num, a.number, a.reason, a.started_at, a.duration_us, a.head_us, a.status_code, \
          a.outcome, a.error, a.response_headers, SUBSTR(a.response_body, 1, {LISTED_BODY}) AS response_body, \
-         CAST(OCTET_LENGTH(a.response_body) AS BIGINT) AS body_bytes \
+         a.request, CAST(OCTET_LENGTH(a.response_body) AS BIGINT) AS body_bytes \
          FROM {keys} {then_join} attempt a \
          ON a.event_seq = k.event_seq AND a.webhook_num = k.webhook_num AND a.number = k.number"
     )
@@ -65,14 +66,14 @@ fn last_sql(backend: DbBackend) -> String {
 /// [`ATTEMPTS_BYTES`]. Looks up the sizes of all attempts before it reads the ones that fit.
 fn page_sql() -> String {
     let size = "COALESCE(OCTET_LENGTH(response_body), 0) + COALESCE(OCTET_LENGTH(response_headers), 0) + \
-                COALESCE(OCTET_LENGTH(error), 0)";
+                COALESCE(OCTET_LENGTH(error), 0) + COALESCE(OCTET_LENGTH(request), 0)";
     format!(
         "WITH sized AS (SELECT number, {size} AS size FROM attempt \
          WHERE event_seq = $1 AND webhook_num = $2 AND number < $3 ORDER BY number DESC LIMIT $4), \
          summed AS (SELECT number, size, COUNT(*) OVER () AS found, \
          SUM(size) OVER (ORDER BY number DESC ROWS UNBOUNDED PRECEDING) AS up_to FROM sized) \
          SELECT a.event_seq, a.webhook_num, a.number, a.reason, a.started_at, a.duration_us, a.head_us, a.status_code, \
-         a.outcome, a.error, a.response_headers, a.response_body, s.found \
+         a.outcome, a.error, a.response_headers, a.response_body, a.request, s.found \
          FROM summed s JOIN attempt a ON a.event_seq = $1 AND a.webhook_num = $2 AND a.number = s.number \
          WHERE s.up_to <= {ATTEMPTS_BYTES} OR s.up_to = s.size ORDER BY a.number DESC"
     )
@@ -148,6 +149,7 @@ fn trigger_of(code: i16) -> Result<Trigger, StoreError> {
 
 pub(in crate::store) fn attempt_of(row: entity::attempt::Model) -> Result<Attempt, StoreError> {
     let headers = row.response_headers.as_deref().map(serde_json::from_str).transpose();
+    let request = row.request.map(SentRequest::try_new).transpose();
     let micros = |value: i64| u32::try_from(value).unwrap_or(u32::MAX);
     Ok(Attempt {
         number: number("number", row.number)?,
@@ -158,6 +160,7 @@ pub(in crate::store) fn attempt_of(row: entity::attempt::Model) -> Result<Attemp
         status_code: row.status_code.map(i16::cast_unsigned),
         outcome: outcome_of(row.outcome)?,
         error: row.error,
+        request: request.map_err(|error| StoreError::unreadable("request", error))?,
         response_headers: headers
             .map_err(|error| StoreError::unreadable("response_headers", error))?
             .unwrap_or_default(),

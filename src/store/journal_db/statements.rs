@@ -71,7 +71,7 @@ const DELIVERY: [Column; 9] = [
     int8("manual_next_at").or_null(),
 ];
 
-const ATTEMPT: [Column; 12] = [
+const ATTEMPT: [Column; 13] = [
     int8("event_seq"),
     int8("webhook_num"),
     int2("number"),
@@ -84,6 +84,7 @@ const ATTEMPT: [Column; 12] = [
     text("error").or_null(),
     text("response_headers").or_null(),
     bytes("response_body").or_null(),
+    text("request").or_null(),
 ];
 
 const HEALTH: [Column; 17] = [
@@ -198,6 +199,7 @@ fn attempt_row((id, attempt): (DeliveryId, &Attempt)) -> [Value; ATTEMPT.len()] 
         error.as_deref().map(storable).into(),
         headers.as_deref().map(storable).into(),
         body.into(),
+        attempt.request.as_ref().map(|request| request.as_str().to_owned()).into(),
     ]
 }
 

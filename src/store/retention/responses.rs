@@ -1,4 +1,4 @@
-//! Clears what is kept of receivers' answers: heads and bodies. The attempts stay, with status, outcome and duration.
+//! Clears what is kept of receivers' answers, heads and bodies, and of what was called. The attempts stay, with status, outcome and duration.
 
 use sea_orm::{ConnectionTrait, DbBackend, FromQueryResult, Statement, Value};
 
@@ -12,10 +12,11 @@ use crate::store::{Store, StoreError, dialect};
 
 use super::{NOT_SETTLED, last_of_part};
 
-const HAS_ANSWER: &str = "(response_headers IS NOT NULL OR response_body IS NOT NULL)";
+const HAS_ANSWER: &str = "(response_headers IS NOT NULL OR response_body IS NOT NULL OR request IS NOT NULL)";
 
 /// Clears the answers to attempts that began before `$1`. A delivery that is still pending keeps its answers.
-const CLEAR: &str = "UPDATE attempt SET response_headers = NULL, response_body = NULL WHERE started_at < $1 AND";
+const CLEAR: &str = "UPDATE attempt SET response_headers = NULL, response_body = NULL, request = NULL \
+    WHERE started_at < $1 AND";
 
 fn is_settled() -> String {
     format!(

@@ -65,5 +65,6 @@ async fn whatever_a_receiver_says_is_recorded(on: On) {
 
     assert_eq!(stored.error.as_deref(), Some("it said \u{FFFD} and \u{202E}"));
     assert_eq!((stored.response_headers, stored.response_body), (headers, all_bytes));
+    assert_eq!(stored.request.unwrap().parts().unwrap(), world::request_parts());
     assert_eq!(world.running.journal.stats().failed_commits.load(std::sync::atomic::Ordering::Relaxed), 0);
 }

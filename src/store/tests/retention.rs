@@ -208,12 +208,12 @@ async fn answers_are_cleared_by_the_age_of_their_attempts(on: On) {
         let store = world.store.clone();
         async move {
             let first = store.first_attempt(DeliveryId { event, webhook: WebhookNum(webhook) }).await.unwrap().unwrap();
-            (first.response_headers.len(), first.response_body.len(), first.status_code)
+            (first.response_headers.len(), first.response_body.len(), first.request.is_some(), first.status_code)
         }
     };
-    assert_eq!(kept(settled, one).await, (0, 0, Some(200)));
-    assert_eq!(kept(settled, two).await, (0, 0, Some(200)));
-    assert_eq!(kept(pending, one).await, (1, 2, Some(200)), "a pending delivery keeps its answers");
+    assert_eq!(kept(settled, one).await, (0, 0, false, Some(200)));
+    assert_eq!(kept(settled, two).await, (0, 0, false, Some(200)));
+    assert_eq!(kept(pending, one).await, (1, 2, true, Some(200)), "a pending delivery keeps its answers");
     assert_eq!(world.store.sweep_mark(SweepMark::ResponsesTo).await.unwrap(), pending);
 }
 
@@ -384,7 +384,8 @@ async fn a_payload_is_erased_once_nobody_is_owed_it(on: On) {
 
     assert_eq!(erase(world.tenant.num).await, Erasure::Erased);
     assert!(world.store.event_body(world.tenant.num, event).await.unwrap().unwrap().is_empty());
-    assert_eq!(count(&world, "attempt WHERE response_body IS NOT NULL OR response_headers IS NOT NULL").await, 0);
+    let answered = "response_body IS NOT NULL OR response_headers IS NOT NULL OR request IS NOT NULL";
+    assert_eq!(count(&world, &format!("attempt WHERE {answered}")).await, 0);
     assert_eq!(rows_of(&world, event).await[..3], [1, 1, 2]);
     assert!(world.store.event(world.tenant.num, event).await.unwrap().unwrap().erased_at.is_some());
     assert_eq!(erase(world.tenant.num).await, Erasure::Erased);

@@ -15,6 +15,7 @@ use crate::domain::id::{DeliveryId, EventSeq, TenantId, WebhookId, WebhookNum};
 use crate::domain::moment::UnixMillis;
 use crate::domain::outcome::OutcomeKind;
 use crate::domain::policy::Policy;
+use crate::domain::request::{RequestParts, SentRequest};
 use crate::domain::shard::ShardNum;
 use crate::journal::{AttemptRecord, Draft, Journal, Published, Record, Running};
 use crate::secrets::MasterKey;
@@ -359,6 +360,20 @@ pub(super) fn refusal(on: On) -> (&'static str, &'static str) {
     }
 }
 
+/// What an attempt has called.
+pub(super) fn request_parts() -> RequestParts<'static> {
+    RequestParts {
+        url: "https://a.example/hooks".into(),
+        address: Some(([192, 0, 2, 7], 443).into()),
+        unix_seconds: 1_800_000_000,
+        signature: "5257".into(),
+        standard_signature: "v1,K5o=".into(),
+        cdn_loop: "posthaste-1".into(),
+        user_agent: "Posthaste/0.1.0".into(),
+        hidden: vec!["x-team".into()],
+    }
+}
+
 /// An attempt that was answered.
 pub(super) fn attempt(number: u16) -> Attempt {
     Attempt {
@@ -370,6 +385,7 @@ pub(super) fn attempt(number: u16) -> Attempt {
         status_code: Some(200),
         outcome: OutcomeKind::Success,
         error: None,
+        request: SentRequest::of(&request_parts()),
         response_headers: vec![("server".to_owned(), "x".to_owned())],
         response_body: b"ok".to_vec(),
     }

@@ -90,6 +90,7 @@ fn report(request: RequestNum, outcome: Outcome, took: Duration) -> Report {
         error: Some(request.to_string()),
         head_us: None,
         duration_us: u32::try_from(took.as_micros()).unwrap_or(u32::MAX),
+        request: None,
         response_headers: Vec::new(),
         response_body: Bytes::new(),
         out_of_fds: false,
