@@ -38,6 +38,7 @@ mod problem;
 mod problem_sets;
 mod rate_limits;
 mod receiver;
+mod redaction;
 mod request_figures;
 mod request_log;
 mod response_layer;

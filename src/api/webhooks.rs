@@ -5,7 +5,6 @@ mod backlog_actions;
 mod credentials;
 mod headers;
 mod input;
-pub(super) mod redaction;
 mod settings;
 mod unreadable;
 mod view;

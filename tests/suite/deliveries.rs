@@ -73,7 +73,7 @@ on_both!(a_request_without_an_answer_shows_its_address_too);
 async fn a_request_without_an_answer_shows_its_address_too() {
     let replies = |seen| if seen == 0 { Reply::Status(200) } else { Reply::Close };
     let world = World::start().await;
-    let hook = world.hook(Receiver::says(replies), json!({"retryPolicy": quick_retries(0)})).await;
+    let hook = world.hook(Receiver::says(replies), json!({"retryPolicy": {"maxRetries": 0}})).await;
     for outcome in ["success", "protocol_error"] {
         let attempt = attempts(&world.settled(&world.publish("message.sent").await).await)[0].clone();
         assert_eq!(attempt["outcome"], outcome);
@@ -84,7 +84,8 @@ async fn a_request_without_an_answer_shows_its_address_too() {
 on_both!(an_attempt_that_was_refused_has_called_nothing);
 async fn an_attempt_that_was_refused_has_called_nothing() {
     let mut world = World::start().await;
-    let hook = world.hook(Receiver::ok(), json!({"retryPolicy": quick_retries(0)})).await;
+    let hook = world.hook(Receiver::ok(), json!({"retryPolicy": {"maxRetries": 0}})).await;
+    world.stop().await;
     world.env().remove("POSTHASTE_EGRESS_ALLOW");
     world.restart().await;
     let attempt = attempts(&world.settled(&world.publish("message.sent").await).await)[0].clone();

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::api::webhooks::redaction::REDACTED;
+use crate::api::redaction::REDACTED;
 use crate::domain::id::{AttemptId, EventId};
 use crate::domain::request::{RequestParts, SentRequest};
 

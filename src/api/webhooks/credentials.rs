@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use crate::api::fields::{Errors, Fault, Given, Reader, any_text, word};
 use crate::domain::credentials::{Auth, ClientCredentials, Concealed, TlsOptions, TokenAuthMethod};
 
-use super::redaction::REDACTED;
+use crate::api::redaction::REDACTED;
 
 #[derive(Debug, Clone, PartialEq, ToSchema)]
 #[schema(as = TlsInput, rename_all = "camelCase")]

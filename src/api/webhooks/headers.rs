@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::api::fields::{At, Errors, Fault, Given};
 use crate::engine::check_headers;
 
-use super::redaction::REDACTED;
+use crate::api::redaction::REDACTED;
 
 /// Merges changes into a webhook's headers.
 pub(super) fn merge_headers(

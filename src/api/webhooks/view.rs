@@ -17,7 +17,7 @@ use crate::engine::{certificate_ends_at, is_secret_header};
 use crate::store::webhooks::{SecretInfo, Webhook};
 
 use super::credentials::{AuthView, TlsView};
-use super::redaction::REDACTED;
+use crate::api::redaction::REDACTED;
 
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]

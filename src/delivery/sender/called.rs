@@ -11,7 +11,7 @@ use crate::delivery::hops::CDN_LOOP;
 use crate::delivery::target::Target;
 use crate::domain::request::{RequestParts, SentRequest};
 
-/// The parts of a request that differ from attempt to attempt. Holding on to a header's value copies nothing.
+/// The parts of a request that differ from attempt to attempt. A clone of a header value copies nothing.
 pub(super) struct Called<'a> {
     target: &'a Target,
     has_token: bool,

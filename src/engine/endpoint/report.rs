@@ -35,7 +35,8 @@ impl Endpoint {
         let id = self.id(entry.event.seq);
         self.log_attempt(entry, &state, &attempted.report);
         let Attempted { report, started_at, slot } = attempted;
-        let Report { outcome, status, error, head_us, duration_us, request, response_headers, response_body, .. } = report;
+        let Report { outcome, status, error, head_us, duration_us, request, response_headers, response_body, .. } =
+            report;
         let outcome = outcome.kind();
         self.context.count(outcome);
         let (took, settled) = (Duration::from_micros(duration_us.into()), state.status != Status::Pending);

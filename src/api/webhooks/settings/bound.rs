@@ -10,9 +10,9 @@ use crate::engine::is_secret_header;
 use crate::store::webhooks::Origin;
 
 use super::Settings;
+use crate::api::redaction::REDACTED;
 use crate::api::webhooks::credentials::secret_pointer;
 use crate::api::webhooks::input::Changes;
-use crate::api::webhooks::redaction::REDACTED;
 
 /// The state before a change, and which secrets the change gives anew.
 pub(in crate::api::webhooks) struct Bound {
