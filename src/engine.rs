@@ -39,6 +39,7 @@ mod operations;
 mod ops;
 mod registry;
 mod retention;
+mod search;
 mod served_shards;
 mod stale;
 mod start_slots;
@@ -57,7 +58,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use self::backlog::{Actor, Backlog, BacklogOrder, EndpointState, Receiver, cannot_be_served};
+pub use self::backlog::{
+    Actor, Backlog, BacklogOrder, EndpointState, Receiver, Standing, TroubleKind, cannot_be_served,
+};
 pub use self::cluster_view::Owner;
 pub use self::delivery_ops::tested;
 pub use self::durations::DurationFigures;
@@ -66,6 +69,7 @@ pub use self::listing::DeliveryPage;
 pub use self::operations::Preview;
 pub use self::permits::{BulkheadView, PartView};
 pub use self::rates::Percentiles;
+pub use self::search::{WebhookHits, WebhookSearch};
 pub use self::stale::Stale;
 pub use crate::delivery::breaker::{View as BreakerView, ViewState as BreakerState};
 pub use crate::delivery::client::peer_client;

@@ -27,6 +27,7 @@ mod m0017_operations;
 mod m0019_retention;
 mod m0020_audit;
 mod m0021_requests;
+mod m0022_search;
 mod m0023_suspension;
 mod made;
 
@@ -70,6 +71,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0019_retention::Migration),
             Box::new(m0020_audit::Migration),
             Box::new(m0021_requests::Migration),
+            Box::new(m0022_search::Migration),
             Box::new(m0023_suspension::Migration),
         ]
     }

@@ -19,12 +19,14 @@ use super::App;
 use super::auth::{Operate, Read, Tenant};
 use super::body::NoBody;
 use super::idempotency::NoIdempotencyKey;
-use super::page::{List, MAX_LIMIT, NoQuery, PageParams, PageView, Query, StatusCodeFilter, query_parameter};
+use super::page::{
+    AttemptsFilter, List, MAX_LIMIT, NoQuery, PageParams, PageView, Query, StatusCodeFilter, query_parameter,
+};
 use super::path::One;
 use super::problem::Problem;
 use super::problem_sets::{ActionProblems, ReadProblems};
 use crate::domain::delivery::{Attempt, DeliveryState, Status, Trigger};
-use crate::domain::id::{AttemptId, DeliveryId, EventId, TenantNum, WebhookId};
+use crate::domain::id::{AttemptId, DeliveryId, EventId, MAX_ATTEMPT, TenantNum, WebhookId};
 use crate::domain::moment::UnixMillis;
 use crate::engine::DeliveryPage;
 use crate::store::deliveries::{Delivery, DeliveryFilter, LastAttempt};
@@ -268,6 +270,7 @@ pub(super) fn filter(list: &List<'_>) -> Result<DeliveryFilter, Problem> {
         status: list.filter("status")?,
         outcome: list.filter("outcome")?,
         status_code: list.filter::<StatusCodeFilter>("statusCode")?.map(|StatusCodeFilter(code)| code),
+        attempts: list.filter::<AttemptsFilter>("attempts")?.map(|AttemptsFilter(attempts)| attempts),
         kind: list.filter("event")?,
         since: list.filter("since")?,
         until: list.filter("until")?,
@@ -292,10 +295,12 @@ impl IntoParams for DeliveryParams {
     fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
         let text = |name, what| query_parameter(name, what, ObjectBuilder::new().schema_type(Type::String));
         let code = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(100)).maximum(Some(599));
+        let attempts = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(0)).maximum(Some(MAX_ATTEMPT));
         vec![
             text("status", "pending, success, failed or cancelled"),
             text("outcome", "outcome of the last attempt, such as rejected or timed_out"),
             query_parameter("statusCode", "status code of the last attempt's answer", code),
+            query_parameter("attempts", "how many attempts were made", attempts),
             text("event", "the exact event type"),
             text("since", "accepted at or after this RFC 3339 time"),
             text("until", "accepted before this RFC 3339 time"),
@@ -304,7 +309,7 @@ impl IntoParams for DeliveryParams {
 }
 
 /// The names in [`DeliveryParams`].
-pub(super) const FILTERS: [&str; 6] = ["status", "outcome", "statusCode", "event", "since", "until"];
+pub(super) const FILTERS: [&str; 7] = ["status", "outcome", "statusCode", "attempts", "event", "since", "until"];
 
 /// Lists deliveries, newest event first.
 ///

@@ -89,9 +89,9 @@ impl Peers {
                 Ok(answer) if answer.status().is_success() => merge(rows_of(answer).await),
                 Ok(answer) => {
                     let status = answer.status().as_u16();
-                    tracing::warn!(address, status, "node refused to list its backlogs; they are left out");
+                    tracing::warn!(address, status, "node refused a part of a list; what it serves is left out");
                 }
-                Err(_) => tracing::warn!(address, "node did not answer; its backlogs are left out"),
+                Err(_) => tracing::warn!(address, "node did not answer a part of a list; what it serves is left out"),
             }
         }
     }

@@ -21,7 +21,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::App;
 use super::problem::Problem;
 use crate::domain::delivery::Status;
-use crate::domain::id::{DeliveryId, EventId, EventSeq, TenantNum, WebhookId, WebhookNum};
+use crate::domain::id::{DeliveryId, EventId, EventSeq, MAX_ATTEMPT, TenantNum, WebhookId, WebhookNum};
 use crate::domain::moment::UnixMillis;
 use crate::domain::outcome::OutcomeKind;
 use crate::secrets::CursorKeys;
@@ -320,6 +320,16 @@ impl Filter for StatusCodeFilter {
     fn read(name: &str, value: &str) -> Result<Self, Problem> {
         let code = value.parse().ok().filter(|code| (100..=599).contains(code));
         code.map(Self).ok_or_else(|| invalid(name, value, "a status code from 100 to 599"))
+    }
+}
+
+/// A number of attempts of one delivery.
+pub(super) struct AttemptsFilter(pub(super) u16);
+
+impl Filter for AttemptsFilter {
+    fn read(name: &str, value: &str) -> Result<Self, Problem> {
+        let attempts = value.parse().ok().filter(|attempts| *attempts <= MAX_ATTEMPT);
+        attempts.map(Self).ok_or_else(|| invalid(name, value, &format!("a whole number from 0 to {MAX_ATTEMPT}")))
     }
 }
 

@@ -5,6 +5,7 @@ mod backlog_actions;
 mod credentials;
 mod headers;
 mod input;
+mod list;
 mod settings;
 mod unreadable;
 mod view;
@@ -18,14 +19,13 @@ use utoipa_axum::routes;
 
 use self::input::{WebhookInput, WebhookPatch};
 use self::settings::Settings;
-use self::unreadable::{UnreadableView, WebhookPageView};
 use self::view::{NewWebhookView, WebhookView};
 use super::App;
 use super::auth::{Manage, Read, Tenant};
 use super::body::Json;
 use super::etag::{Changed, IfMatch, changed, tagged};
 use super::idempotency::{self, IdempotencyKey};
-use super::page::{NoQuery, PageParams, Query};
+use super::page::NoQuery;
 use super::path::One;
 use super::problem::Problem;
 use super::problem_sets::{ChangeProblems, CreateProblems, DeleteProblems, ReadProblems};
@@ -36,9 +36,11 @@ use crate::engine::{SigningSecret, tls_digest};
 use crate::store::StoreError;
 use crate::store::webhooks::{NewWebhook, Origin, Salvaged, SecretInfo, Webhook, WebhookRef};
 
+pub(super) use self::list::troubles;
+
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
-        .routes(routes!(list, create))
+        .routes(routes!(list::list, create))
         .routes(routes!(read, update, delete))
         .routes(routes!(actions::test))
         .routes(routes!(actions::rotate_secret))
@@ -65,36 +67,6 @@ async fn view_of(app: &App, tenant: TenantId, webhook: Webhook) -> Result<Webhoo
     let secrets = app.store().secrets_of(&[&webhook], UnixMillis::now()).await?.remove(&num).unwrap_or_default();
     let receiver = app.engine().receivers(&[num]).await?.remove(&num).unwrap_or_default();
     Ok(WebhookView::new(webhook, tenant, secrets, ReceiverFields::new(num, &receiver)))
-}
-
-/// Lists webhooks, newest first.
-///
-/// Webhooks that cannot be read are named in `unreadable`, beside the page on which they belong.
-#[utoipa::path(get, path = "/webhooks", tag = "webhooks", operation_id = "listWebhooks",
-    params(("isActive" = Option<bool>, Query), PageParams),
-    responses((status = 200, body = WebhookPageView), ReadProblems))]
-async fn list(State(app): State<App>, tenant: Tenant<Read>, query: Query) -> Result<WebhookPageView, Problem> {
-    let list = query.list("webhooks", Some(tenant.num()), &["isActive"])?;
-    let is_active = list.filter("isActive")?;
-    let page = app.store().webhooks(tenant.num(), is_active, list.position()?, list.limit).await?;
-    let (mut webhooks, mut unreadable) = (Vec::with_capacity(page.items.len()), Vec::new());
-    for item in page.items {
-        match item {
-            Ok(webhook) => webhooks.push(webhook),
-            Err(webhook) => unreadable.push(UnreadableView::from(webhook)),
-        }
-    }
-    let mut secrets = app.store().secrets_of(&webhooks.iter().collect::<Vec<_>>(), UnixMillis::now()).await?;
-    let nums: Vec<WebhookNum> = webhooks.iter().map(|webhook| webhook.num).collect();
-    let mut receivers = app.engine().receivers(&nums).await?;
-    let view = |webhook: Webhook| {
-        let receiver = receivers.remove(&webhook.num).unwrap_or_default();
-        let receiver = ReceiverFields::new(webhook.num, &receiver);
-        let secrets = secrets.remove(&webhook.num).unwrap_or_default();
-        WebhookView::new(webhook, tenant.row.id, secrets, receiver)
-    };
-    let views: Vec<WebhookView> = webhooks.into_iter().map(view).collect();
-    Ok(WebhookPageView { page: list.answer(views, page.next), unreadable })
 }
 
 /// Creates a webhook.

@@ -3,6 +3,7 @@
 
 mod facts;
 mod receivers;
+mod standing;
 pub(super) mod why;
 
 use std::collections::HashMap;
@@ -25,6 +26,7 @@ use super::lane::breaker_of;
 use super::rates::Percentiles;
 
 pub use self::receivers::Receiver;
+pub use self::standing::{Standing, TroubleKind};
 pub use self::why::cannot_be_served;
 
 use self::facts::{Known, Seen};
@@ -44,6 +46,11 @@ pub enum EndpointState {
     Open,
     /// The actor crashed too often, or the webhook's row cannot be read.
     Quarantined,
+}
+
+impl EndpointState {
+    pub const ALL: [Self; 6] =
+        [Self::Active, Self::Paused, Self::Inactive, Self::Suspended, Self::Open, Self::Quarantined];
 }
 
 /// The order of a list of backlogs.

@@ -50,7 +50,8 @@ fn may_be_owed(filter: &DeliveryFilter) -> bool {
         None | Some(Status::Pending) => true,
         Some(Status::Success | Status::Failed | Status::Cancelled) => false,
     };
-    is_pending && filter.outcome.is_none() && filter.status_code.is_none()
+    let is_never_attempted = filter.attempts.is_none_or(|attempts| attempts == 0);
+    is_pending && is_never_attempted && filter.outcome.is_none() && filter.status_code.is_none()
 }
 
 /// Merges two lists in descending order. Each is complete down to where it looked, or to its last entry if it is full.

@@ -169,6 +169,9 @@ impl Registry {
                 let _ = done.send(());
             }
             RegistryMessage::EndQuarantine(num, answer) => drop(answer.send(self.end_quarantine(num))),
+            RegistryMessage::ListQuarantined(most, answer) => {
+                drop(answer.send(self.quarantined().take(most).collect()))
+            }
             RegistryMessage::Crashed(nums, answer) => {
                 drop(answer.send(nums.into_iter().map(|num| self.crashes_of(num)).collect()));
             }
@@ -435,9 +438,12 @@ impl Registry {
     fn figures(&self) -> Figures {
         let is_live = |known: &&Known| matches!(known.lifecycle, Lifecycle::Live(_) | Lifecycle::Passivating { .. });
         let live = self.endpoints.values().filter(is_live).count();
-        let quarantined =
-            self.endpoints.values().filter(|known| matches!(known.lifecycle, Lifecycle::Quarantined)).count();
-        Figures { live, crashes: self.crashes, quarantined }
+        Figures { live, crashes: self.crashes, quarantined: self.quarantined().count() }
+    }
+
+    fn quarantined(&self) -> impl Iterator<Item = WebhookNum> {
+        let is_quarantined = |known: &Known| matches!(known.lifecycle, Lifecycle::Quarantined);
+        self.endpoints.iter().filter(move |(_, known)| is_quarantined(known)).map(|(num, _)| *num)
     }
 
     fn drain(&mut self, drained: oneshot::Sender<()>) {

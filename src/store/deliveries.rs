@@ -53,6 +53,8 @@ pub struct DeliveryFilter {
     pub outcome: Option<OutcomeKind>,
     /// The HTTP status of the last attempt.
     pub status_code: Option<u16>,
+    /// How many attempts were made.
+    pub attempts: Option<u16>,
     pub kind: Option<String>,
     pub since: Option<UnixMillis>,
     pub until: Option<UnixMillis>,

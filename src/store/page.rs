@@ -31,19 +31,6 @@ impl<T> Page<T> {
     }
 }
 
-impl Page<i64> {
-    /// The keys that fit on a page, given keys with the sizes of their rows, at most one more than `limit`.
-    pub(super) fn of_sizes(sized: &[(i64, i64)], limit: u64) -> Self {
-        let mut bytes = 0;
-        let fits = |(place, (_, size)): &(usize, &(i64, i64))| {
-            bytes += size;
-            *place == 0 || bytes <= PAGE_BYTES
-        };
-        let fitting = sized.iter().enumerate().take_while(fits).map(|(_, (key, _))| *key).collect();
-        Self::part_of(fitting, sized.len(), limit, |key| *key)
-    }
-}
-
 /// The limit and one row more, which shows whether there are more.
 pub(super) fn one_more(limit: u64) -> i64 {
     i64::try_from(limit).map_or(i64::MAX, |limit| limit.saturating_add(1))
@@ -53,21 +40,6 @@ pub(super) fn one_more(limit: u64) -> i64 {
 mod tests {
     use super::*;
 
-    fn page(sizes: &[i64], limit: u64) -> (usize, Option<i64>) {
-        let sized: Vec<(i64, i64)> = (1..).zip(sizes.iter().copied()).take(limit as usize + 1).collect();
-        let page = Page::of_sizes(&sized, limit);
-        (page.items.len(), page.next)
-    }
-
-    #[test]
-    fn a_page_ends_by_number_or_by_bytes_and_goes_on_after_its_last_row() {
-        assert_eq!(page(&[], 3), (0, None));
-        assert_eq!(page(&[1, 1, 1], 3), (3, None));
-        assert_eq!(page(&[1, 1, 1, 1], 3), (3, Some(3)));
-        assert_eq!(page(&[PAGE_BYTES - 1, 1, 1], 3), (2, Some(2)));
-        assert_eq!(page(&[PAGE_BYTES / 2, PAGE_BYTES], 3), (1, Some(1)));
-    }
-
     #[test]
     fn a_page_that_was_not_filled_goes_on_where_the_looking_ended() {
         let page = |items: &[i64]| Page::part_of(items.to_vec(), items.len(), 2, |item| *item);
@@ -76,12 +48,5 @@ mod tests {
         assert_eq!(next(Some(3), &[8, 5]), Some(3));
         assert_eq!(next(Some(3), &[8, 5, 4]), Some(5), "it is full before");
         assert_eq!(next(None, &[8, 5]), None);
-    }
-
-    #[test]
-    fn a_row_that_is_larger_than_a_page_has_one_of_its_own() {
-        assert_eq!(page(&[2 * PAGE_BYTES, 1], 3), (1, Some(1)));
-        assert_eq!(page(&[2 * PAGE_BYTES], 3), (1, None));
-        assert_eq!(page(&[1, 2 * PAGE_BYTES], 3), (1, Some(1)));
     }
 }

@@ -33,7 +33,7 @@ use super::audit::Author;
 use super::deliveries::{ATTEMPTS_BYTES, DeliveryFilter, LISTED_BODY, LastAttempt, Wanted};
 use super::idempotency::OnceKey;
 use super::log::LogIndex;
-use super::webhooks::{NewWebhook, Rotation, Webhook};
+use super::webhooks::{NewWebhook, PageDraft, Rotation, Webhook, WebhookList, WebhookOrder};
 use super::*;
 use crate::domain::delivery::{DeliveryState, Status};
 use crate::domain::id::{DeliveryId, EventSeq, WebhookNum};

@@ -8,6 +8,7 @@ mod hold;
 mod origin;
 mod routes;
 mod salvage;
+mod search;
 pub(super) mod secrets;
 mod summary;
 
@@ -35,8 +36,8 @@ use super::health;
 use super::idempotency::Once;
 use super::operations::{self, NewOperation};
 use super::tenant_lock;
-use super::unreadable::{UnreadableRow, key_of, webhook_id_in};
-use super::{Page, Store, StoreError};
+use super::unreadable::{UnreadableRow, key_of};
+use super::{Store, StoreError};
 
 pub use self::credentials::MAX_TLS_OPTIONS;
 pub(super) use self::credentials::unsealed_origin;
@@ -44,6 +45,7 @@ pub use self::hold::WebhookRef;
 pub use self::origin::Origin;
 pub use self::routes::{Route, Routed};
 pub use self::salvage::Salvaged;
+pub use self::search::{PageDraft, WebhookEntry, WebhookList, WebhookOrder, WebhookPosition};
 pub use self::secrets::{Rotation, SecretEnd, SecretInfo};
 pub use self::summary::WebhookSummary;
 
@@ -199,50 +201,6 @@ impl Store {
             .filter(Column::DeletedAt.is_null());
         let row = self.readers().query_one_raw(query.build(self.backend())).await?;
         row.map(|row| self.webhook_in(&row)).transpose()
-    }
-
-    /// Webhooks with numbers below `before`, newest first, as many as a page has room for; also those that cannot be
-    /// read.
-    pub async fn webhooks(
-        &self,
-        tenant: TenantNum,
-        is_active: Option<bool>,
-        before: Option<i64>,
-        limit: u64,
-    ) -> Result<Page<Result<Webhook, UnreadableWebhook>>, StoreError> {
-        let mut query = Entity::find()
-            .select_only()
-            .column(Column::Num)
-            .expr(Expr::cust(SIZE))
-            .filter(Column::TenantNum.eq(tenant.0))
-            .filter(Column::DeletedAt.is_null())
-            .order_by_desc(Column::Num);
-        if let Some(before) = before {
-            query = query.filter(Column::Num.lt(before));
-        }
-        if let Some(is_active) = is_active {
-            query = query.filter(Column::IsActive.eq(is_active));
-        }
-        let sized: Vec<(i64, i64)> = query.limit(limit + 1).into_tuple().all(self.readers()).await?;
-        let Page { items: nums, next } = Page::of_sizes(&sized, limit);
-        let chosen = Entity::find()
-            .filter(is_one_of(self.backend(), Column::Num, &nums))
-            .filter(Column::DeletedAt.is_null())
-            .order_by_desc(Column::Num);
-        let rows = self.readers().query_all_raw(chosen.build(self.backend())).await?;
-        let mut items = Vec::with_capacity(rows.len());
-        for row in &rows {
-            match self.webhook_in(row) {
-                Ok(webhook) => items.push(Ok(webhook)),
-                Err(error @ StoreError::Unreadable { .. }) => {
-                    let (id, name) = (webhook_id_in(row), row.try_get("", "name").ok());
-                    let num = WebhookNum(row.try_get("", "num")?);
-                    items.push(Err(UnreadableWebhook { id, name, row: UnreadableRow::of_webhook(num, &error) }));
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(Page { items, next })
     }
 
     /// Writes everything that may change but the pause, if `version` is still the stored one. That replaces values

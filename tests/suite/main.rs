@@ -62,6 +62,7 @@ mod resolving;
 mod retention;
 mod rotation;
 mod schedule;
+mod search;
 mod secrets;
 mod sessions;
 mod signatures;

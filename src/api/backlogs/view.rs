@@ -205,8 +205,7 @@ impl ActorView {
 
 /// The states of endpoints, as the API shows them.
 pub(in crate::api) fn states() -> [&'static str; 6] {
-    use EndpointState::{Active, Inactive, Open, Paused, Quarantined, Suspended};
-    [Active, Paused, Inactive, Suspended, Open, Quarantined].map(word)
+    EndpointState::ALL.map(word)
 }
 
 pub(in crate::api) fn word(state: EndpointState) -> &'static str {

@@ -48,7 +48,7 @@ fn name_headers(operation: &mut Operation) {
     for (status, response) in &mut operation.responses.responses {
         let RefOr::T(response) = response else { continue };
         let shown = schema_of(response);
-        let is_page = shown.starts_with("Page_") || shown.ends_with("Page");
+        let is_page = shown.contains("Page_") || shown.ends_with("Page");
         let of_answer = [
             ("ETag", TAGGED.contains(&shown.as_str())),
             ("Link", is_page),

@@ -11,7 +11,7 @@ use utoipa::openapi::schema::{AdditionalProperties, ArrayItems, Object, Schema, 
 use utoipa::openapi::{Content, OpenApi as Document, Ref, RefOr};
 
 use crate::api::scope::Scope;
-use crate::api::{backlogs, deliveries};
+use crate::api::{backlogs, deliveries, webhooks};
 use crate::domain::operation;
 use crate::domain::outcome::OutcomeKind;
 use crate::domain::policy::{BreakerSettings, Policy, RateLimit, RetryPolicy};
@@ -64,9 +64,12 @@ fn body(operation: &mut Operation) {
 }
 
 fn parameters(operation: &mut Operation) {
+    let lists_webhooks = operation.operation_id.as_deref() == Some("listWebhooks");
     for parameter in operation.parameters.iter_mut().flatten() {
         let RefOr::T(parameter) = parameter else { continue };
         let values = match parameter.name.as_str() {
+            "sort" if lists_webhooks => Some(vec!["created", "name", "trouble"]),
+            "state" if lists_webhooks => Some(backlogs::states().into()),
             "sort" | "by" => Some(vec!["oldest", "depth"]),
             name => values_of(name, &BTreeSet::new()),
         };
@@ -171,7 +174,8 @@ fn values_of(name: &str, siblings: &BTreeSet<String>) -> Option<Vec<&'static str
         }
         "scopes" => Scope::ALL.iter().map(|scope| scope.as_str()).collect(),
         "state" if beside("consecutiveFailures") => vec!["closed", "open", "half_open"],
-        "state" if beside("webhookId") || beside("changed") => backlogs::states().into(),
+        "state" if beside("webhookId") || beside("changed") || beside("trouble") => backlogs::states().into(),
+        "kind" if beside("since") => webhooks::troubles().into(),
         "backoffStrategy" => vec!["exponential", "linear", "schedule"],
         "format" => vec!["hex", "prefixed", "timestamped"],
         "type" if beside("tokenUrl") && beside("password") => vec!["basic", "bearer", "oauth2"],

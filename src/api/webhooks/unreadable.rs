@@ -16,7 +16,6 @@ use crate::store::unreadable::UnreadableRow;
 use crate::store::webhooks::{Salvaged, UnreadableWebhook};
 
 use super::input::Changes;
-use super::view::WebhookView;
 
 /// A webhook that cannot be read.
 #[derive(Debug, Serialize, ToSchema)]
@@ -40,14 +39,14 @@ impl From<UnreadableWebhook> for UnreadableView {
 /// A page of webhooks.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = WebhookPage)]
-pub(in crate::api) struct WebhookPageView {
+pub(in crate::api) struct WebhookPageView<V> {
     #[serde(flatten)]
-    pub(super) page: PageView<WebhookView>,
+    pub(super) page: PageView<V>,
     /// The webhooks of this page that cannot be read.
     pub(super) unreadable: Vec<UnreadableView>,
 }
 
-impl IntoResponse for WebhookPageView {
+impl<V: Serialize> IntoResponse for WebhookPageView<V> {
     fn into_response(self) -> Response {
         self.page.answer_with(&self)
     }

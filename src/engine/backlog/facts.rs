@@ -62,6 +62,12 @@ impl Seen {
         }
     }
 
+    /// Since when the receiver has only failed; the live endpoint knows better than the row.
+    pub(super) fn failing_since(&self, webhook: &WebhookSummary) -> Option<UnixMillis> {
+        let live = self.taken.as_ref().map(|taken| &taken.live).filter(|live| live.since.is_some());
+        live.map_or(webhook.health.failing_since, |live| live.gauge.failing_since)
+    }
+
     /// When the first delivery of an ordered webhook is retried, if that is what all others wait for.
     fn blocking(&self) -> Option<UnixMillis> {
         let head = self.known.head.as_ref().filter(|_| self.policy.ordered)?;

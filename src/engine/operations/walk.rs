@@ -127,6 +127,7 @@ async fn filters(
         status: Some(status),
         outcome: *outcome,
         status_code: *status_code,
+        attempts: None,
         kind: None,
         since: *since,
         until: Some(*until),

@@ -282,6 +282,15 @@ impl RegistryHandle {
         ask(&self.registry, |answer| RegistryMessage::Crashed(nums, answer)).await.unwrap_or_default()
     }
 
+    /// Quarantined webhooks that this node serves, at most `most` of each kind: those whose endpoints crashed too often,
+    /// and those with an unreadable row.
+    pub(in crate::engine) async fn quarantined(&self, most: usize) -> Vec<WebhookNum> {
+        let crashed = ask(&self.registry, |answer| RegistryMessage::ListQuarantined(most, answer)).await;
+        let mut nums = crashed.unwrap_or_default();
+        nums.extend(self.context.unreadable.lock().keys().copied().take(most));
+        nums
+    }
+
     /// Lets the endpoint probe its receiver now. Activates the endpoint if it sleeps.
     pub(in crate::engine) async fn probe(&self, num: WebhookNum) {
         self.wake(vec![num]).await;

@@ -35,6 +35,8 @@ pub(in crate::engine) enum RegistryMessage {
     MarkInDoubt(WebhookNum, InDoubt, oneshot::Sender<()>),
     /// End the quarantine of this endpoint; answers whether it was quarantined.
     EndQuarantine(WebhookNum, oneshot::Sender<bool>),
+    /// Answers the quarantined endpoints, at most this many.
+    ListQuarantined(usize, oneshot::Sender<Vec<WebhookNum>>),
     /// Answers how often these endpoints have crashed lately.
     Crashed(Vec<WebhookNum>, oneshot::Sender<Vec<Crashes>>),
     /// Forget this endpoint if it is resting or quarantined: its webhook is deleted or cannot be read.

@@ -108,6 +108,9 @@ impl ListQuery {
         if let Some(code) = filter.status_code {
             self.and("a.status_code =", code.cast_signed());
         }
+        if let Some(attempts) = filter.attempts {
+            self.and("d.attempts =", attempts.cast_signed());
+        }
     }
 
     fn not_below(&mut self, source: Source, floor: DeliveryId) {
@@ -175,7 +178,8 @@ impl Source {
 
     /// Whether the source's index covers the whole filter. If not, a page examines entry after entry.
     fn knows(self, filter: &DeliveryFilter) -> bool {
-        let has_more = filter.kind.is_some() || filter.outcome.is_some() || filter.status_code.is_some();
+        let DeliveryFilter { kind, outcome, status_code, attempts, .. } = filter;
+        let has_more = kind.is_some() || outcome.is_some() || status_code.is_some() || attempts.is_some();
         match self {
             Self::Delivery => !has_more,
             Self::Log => !has_more && filter.status.is_none(),

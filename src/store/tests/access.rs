@@ -191,5 +191,6 @@ async fn a_tenant_that_is_being_deleted_elsewhere_gets_nothing_more() {
 
     let refused = here.create_webhook(world.new_webhook(), None, &by).await;
     assert!(matches!(refused, Err(StoreError::Stale)), "{refused:?}");
-    assert!(here.webhooks(tenant.num, None, None, 10).await.unwrap().items.is_empty());
+    let list = WebhookList { tenant: Some(tenant.num), order: WebhookOrder::Created };
+    assert!(here.webhook_entries(&list, None, 10).await.unwrap().is_empty());
 }

@@ -104,11 +104,16 @@ async fn large_webhooks_are_listed_a_few_at_a_time_and_none_is_left_out(on: On) 
 
     let (mut listed, mut sizes, mut before) = (Vec::new(), Vec::new(), None);
     loop {
-        let page = world.store.webhooks(world.tenant.num, None, before, 100).await.unwrap();
-        sizes.push(page.items.len());
-        listed.extend(page.items.iter().map(|webhook| webhook.as_ref().unwrap().num));
-        before = page.next;
-        if before.is_none() {
+        let list = WebhookList { tenant: Some(world.tenant.num), order: WebhookOrder::Created };
+        let entries = world.store.webhook_entries(&list, before.as_ref(), 101).await.unwrap();
+        let mut draft = PageDraft::new(100);
+        let has_room = draft.take(entries, list.order);
+        let (nums, last) = draft.finish();
+        let page = world.store.webhooks(&nums).await.unwrap();
+        sizes.push(page.len());
+        listed.extend(page.iter().map(|webhook| webhook.as_ref().unwrap().num));
+        before = last;
+        if has_room {
             break;
         }
     }

@@ -70,8 +70,11 @@ async fn a_value_of_another_type_is_damage_to_one_webhook_alone() {
     for column in ["url", "events"] {
         world.tamper(&format!("UPDATE webhook SET {column} = x'fffe' WHERE num = {}", damaged.num.0)).await;
 
-        let page = world.store.webhooks(world.tenant.num, None, None, 10).await.unwrap();
-        let [Ok(readable), Err(unreadable)] = &page.items[..] else { panic!("{column}: {:?}", page.items) };
+        let page = world.store.webhooks(&[sound.num, damaged.num]).await.unwrap();
+        let [Ok(readable), Err(unreadable)] = &page[..] else { panic!("{column}: {page:?}") };
+        let list = WebhookList { tenant: Some(world.tenant.num), order: WebhookOrder::Created };
+        let entries = world.store.webhook_entries(&list, None, 10).await.unwrap();
+        assert_eq!(entries.iter().map(|entry| entry.num).collect::<Vec<_>>(), [sound.num, damaged.num], "{column}");
         assert_eq!(
             (readable, unreadable.id, unreadable.row.column.as_deref()),
             (&sound, Some(damaged.id), Some("url"))

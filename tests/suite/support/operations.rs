@@ -173,7 +173,7 @@ impl Operation {
                 "eventId" => vec![Kind::Event],
                 "subject" => vec![Kind::Webhook, Kind::Delivery, Kind::EventType, Kind::Key, Kind::Session],
                 "limit" | "cursor" | "sort" | "status" | "outcome" | "statusCode" | "event" | "callerId" | "since"
-                | "until" | "isActive" | "action" | "top" | "by" => continue,
+                | "until" | "isActive" | "q" | "state" | "attempts" | "action" | "top" | "by" => continue,
                 _ => panic!("{} {}: say here whether {name} holds an id", self.method, self.path),
             };
             found.push((name.clone(), kinds));
