@@ -19,6 +19,7 @@ mod engine;
 mod etag;
 mod event_types;
 mod events;
+mod explain;
 mod fields;
 mod forward;
 mod gate;
@@ -224,6 +225,7 @@ fn routes() -> OpenApiRouter<App> {
         .merge(audit::routes())
         .merge(event_types::routes())
         .merge(events::routes())
+        .merge(explain::routes())
         .merge(deliveries::routes())
         .merge(operations::routes());
     OpenApiRouter::with_openapi(ApiDocument::openapi())

@@ -32,6 +32,7 @@ mod durations;
 mod endpoint;
 mod endpoint_config;
 mod endpoint_stats;
+mod explain;
 mod inspect;
 mod listing;
 mod operational;
@@ -64,6 +65,7 @@ pub use self::backlog::{
 pub use self::cluster_view::Owner;
 pub use self::delivery_ops::tested;
 pub use self::durations::DurationFigures;
+pub use self::explain::{Asked, Explanation, ExplanationPage, Reason};
 pub use self::inspect::EngineFigures;
 pub use self::listing::DeliveryPage;
 pub use self::operations::Preview;

@@ -5,16 +5,19 @@ mod due;
 mod head;
 mod list;
 
+use std::collections::HashMap;
+
 use sea_orm::{ConnectionTrait, EntityTrait, FromQueryResult, QueryResult, Statement};
 
 use crate::domain::delivery::{DeliveryState, Fallback, Status};
 use crate::domain::id::{DeliveryId, EventSeq, TenantNum, WebhookId, WebhookNum};
 use crate::domain::moment::UnixMillis;
+use crate::domain::operation::Kind;
 use crate::domain::outcome::OutcomeKind;
 
 use super::decode::{NumRow, webhook_id_of};
 use super::unreadable::{is_damage_of_event, is_damaged, key_of};
-use super::{Store, StoreError};
+use super::{Store, StoreError, dialect};
 
 use self::list::{ListQuery, Source};
 
@@ -41,6 +44,22 @@ pub struct Delivery {
     pub kind: String,
     pub state: DeliveryState,
     pub last: Option<LastAttempt>,
+}
+
+/// The row of a delivery, as an explanation needs it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OwedRow {
+    pub status: Status,
+    /// Whether an operation has made the delivery.
+    pub is_of_operation: bool,
+}
+
+#[derive(Debug, FromQueryResult)]
+struct OwedStatusRow {
+    webhook_num: i64,
+    status: i16,
+    /// What the operation that the row names does.
+    kind: Option<i16>,
 }
 
 /// Which deliveries a list shows.
@@ -84,6 +103,34 @@ impl Store {
         query.and("d.webhook_num =", id.webhook.0);
         let rows = self.readers().query_all_raw(query.statement("d.event_seq", 1)).await?;
         Ok(self.with_last_attempts(self.readable_joined(&rows, None)).await?.pop())
+    }
+
+    /// The rows of an event's deliveries to these webhooks.
+    pub async fn owed_rows(
+        &self,
+        event: EventSeq,
+        nums: &[WebhookNum],
+    ) -> Result<HashMap<WebhookNum, OwedRow>, StoreError> {
+        let backend = self.backend();
+        let is_one = dialect::is_any_of(backend, "d.webhook_num", "$2");
+        let sql = format!(
+            "SELECT d.event_seq, d.webhook_num, d.status, o.kind FROM delivery d \
+             LEFT JOIN operation o ON o.num = d.operation WHERE d.event_seq = $1 AND {is_one}"
+        );
+        let values = [event.0.into(), dialect::numbers(backend, nums.iter().map(|num| num.0))];
+        let statement = Statement::from_sql_and_values(backend, sql, values);
+        let rows: Vec<OwedStatusRow> =
+            self.all_readable(self.readers(), ("delivery", &["event_seq", "webhook_num"]), statement).await?;
+        let mut found = HashMap::with_capacity(rows.len());
+        for OwedStatusRow { webhook_num, status, kind } in rows {
+            let read = Status::from_code(status).ok_or_else(|| StoreError::unreadable("status", status));
+            let Some(status) = self.if_readable("delivery", format!("{}/{webhook_num}", event.0), read)? else {
+                continue;
+            };
+            let is_of_operation = kind == Some(Kind::Owe.code());
+            found.insert(WebhookNum(webhook_num), OwedRow { status, is_of_operation });
+        }
+        Ok(found)
     }
 
     /// Whether the delivery has a row.

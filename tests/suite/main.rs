@@ -24,6 +24,7 @@ mod crash;
 mod credentials;
 mod deliveries;
 mod examples;
+mod explain;
 mod fanout;
 mod forwarding;
 mod headers;

@@ -11,7 +11,7 @@ use utoipa::openapi::schema::{AdditionalProperties, ArrayItems, Object, Schema, 
 use utoipa::openapi::{Content, OpenApi as Document, Ref, RefOr};
 
 use crate::api::scope::Scope;
-use crate::api::{backlogs, deliveries, webhooks};
+use crate::api::{backlogs, deliveries, explain, webhooks};
 use crate::domain::operation;
 use crate::domain::outcome::OutcomeKind;
 use crate::domain::policy::{BreakerSettings, Policy, RateLimit, RetryPolicy};
@@ -176,6 +176,9 @@ fn values_of(name: &str, siblings: &BTreeSet<String>) -> Option<Vec<&'static str
         "state" if beside("consecutiveFailures") => vec!["closed", "open", "half_open"],
         "state" if beside("webhookId") || beside("changed") || beside("trouble") => backlogs::states().into(),
         "kind" if beside("since") => webhooks::troubles().into(),
+        "reason" if beside("clause") => explain::REASONS.into(),
+        "config" => vec!["then", "now"],
+        "status" if beside("id") && siblings.len() == 2 => deliveries::statuses().into(),
         "backoffStrategy" => vec!["exponential", "linear", "schedule"],
         "format" => vec!["hex", "prefixed", "timestamped"],
         "type" if beside("tokenUrl") && beside("password") => vec!["basic", "bearer", "oauth2"],

@@ -126,7 +126,7 @@ impl Operation {
         let is = |prefix: &str| self.path.starts_with(&format!("/api/v1/{prefix}"));
         if is("audit") || is("sessions") {
             "manage"
-        } else if self.method == Method::GET {
+        } else if self.method == Method::GET || is("explain") {
             "read"
         } else if is("events") && self.method == Method::POST {
             "publish"
@@ -194,6 +194,7 @@ impl Operation {
         Some(match self.name.as_str() {
             "createEventType" => json!({"name": "isolation.test"}),
             "updateEventType" => json!({"description": "changed"}),
+            "explain" => json!({"event": "message.sent"}),
             "publishEvent" => json!({"event": "message.sent", "data": {}}),
             "publishEvents" => json!({"events": [{"event": "message.sent", "data": {}}]}),
             "createTenant" | "updateTenant" => json!({"name": "Changed"}),
