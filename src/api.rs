@@ -76,6 +76,7 @@ use self::auth::Keys;
 use self::budget::Budget;
 use self::cost::Answers;
 use self::document::ApiDocument;
+use self::events::KnownTypes;
 use self::forward::Peers;
 use self::methods::Methods;
 use self::metrics::SharedPages;
@@ -126,6 +127,7 @@ struct Inner {
     bodies: Budget,
     answers: Answers,
     metrics: SharedPages,
+    known_types: KnownTypes,
     requests: Arc<RequestFigures>,
     connections: Box<dyn Fn() -> ConnectionFigures + Send + Sync>,
 }
@@ -160,6 +162,7 @@ impl App {
             bodies,
             answers,
             metrics,
+            known_types: KnownTypes::default(),
             requests,
             connections,
         }))
@@ -191,6 +194,10 @@ impl App {
 
     fn answers(&self) -> &Answers {
         &self.0.answers
+    }
+
+    fn known_types(&self) -> &KnownTypes {
+        &self.0.known_types
     }
 
     fn metrics(&self) -> &SharedPages {

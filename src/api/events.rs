@@ -1,9 +1,10 @@
 //! `/events`: publishes events, and shows what became of them. `publish` is the hot path of the API.
 
 mod input;
+mod known_types;
 mod view;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use axum::Extension;
 use axum::extract::State;
@@ -14,6 +15,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use self::input::{BatchInput, EventInput};
+pub(super) use self::known_types::KnownTypes;
+pub(super) use self::view::WARNINGS;
 use self::view::{BatchView, EventSummary, EventView, ItemProblem, PublishedView};
 use super::App;
 use super::auth::{Manage, Publish, Read, Tenant};
@@ -68,7 +71,17 @@ async fn publish(
         }
     };
     let published = published.first().ok_or_else(|| Problem::internal(&"an event was published without an answer"))?;
-    Ok(accepted(&PublishedView::new(kind, *published)?, is_repeated))
+    let unknown = unknown_among(&app, &tenant, [kind.as_str()].into()).await;
+    let is_unknown = unknown.contains(&kind);
+    Ok(accepted(&PublishedView::new(kind, *published, is_unknown)?, is_repeated))
+}
+
+/// The types that the tenant's catalogue lacks. A tenant that takes declared types only has published no others.
+async fn unknown_among(app: &App, tenant: &Tenant<Publish>, kinds: HashSet<&str>) -> HashSet<String> {
+    if !tenant.row.allow_undeclared_types {
+        return HashSet::new();
+    }
+    app.known_types().unknown_among(app.store(), tenant.num(), &kinds).await
 }
 
 fn accepted(view: &impl Serialize, is_repeated: bool) -> Response {
@@ -128,7 +141,9 @@ async fn publish_batch(
         let detail = "the declared event types have changed since the first answer, which cannot be given again";
         return Err(Problem::conflict("first_answer_lost", detail));
     }
-    Ok(accepted(&BatchView::new(places, published)?, is_repeated))
+    let kinds = places.iter().flatten().map(String::as_str).collect();
+    let unknown = unknown_among(&app, &tenant, kinds).await;
+    Ok(accepted(&BatchView::new(places, published, &unknown)?, is_repeated))
 }
 
 type Judged = Vec<Result<EventInput, ItemProblem>>;

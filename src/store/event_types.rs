@@ -1,5 +1,7 @@
 //! Event types that a tenant has declared; the API creates, lists, changes and deletes them.
 
+use std::collections::HashSet;
+
 use entity::event_type::{ActiveModel, Column, Entity, Model};
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, ConnectionTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect,
@@ -81,6 +83,24 @@ impl Store {
 
     pub async fn event_type(&self, tenant: TenantNum, name: &str) -> Result<Option<EventType>, StoreError> {
         Ok(Entity::find_by_id((tenant.0, name.to_owned())).one(self.readers()).await?.map(EventType::from))
+    }
+
+    /// Which of these types the tenant has declared.
+    pub async fn declared_among(&self, tenant: TenantNum, names: &[String]) -> Result<HashSet<String>, StoreError> {
+        let query = Entity::find()
+            .select_only()
+            .column(Column::Name)
+            .filter(Column::TenantNum.eq(tenant.0))
+            .filter(Column::Name.is_in(names));
+        let found: Vec<String> = query.into_tuple().all(self.readers()).await?;
+        Ok(found.into_iter().collect())
+    }
+
+    /// Whether the tenant has declared any type.
+    pub async fn declares_any(&self, tenant: TenantNum) -> Result<bool, StoreError> {
+        let query = Entity::find().select_only().column(Column::Name).filter(Column::TenantNum.eq(tenant.0)).limit(1);
+        let found: Option<String> = query.into_tuple().one(self.readers()).await?;
+        Ok(found.is_some())
     }
 
     /// Event types by name, after `after`. Returns one more than `limit` if there are more.

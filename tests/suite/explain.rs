@@ -1,4 +1,4 @@
-//! Why an event was owed to a webhook or not.
+//! Why an event was owed to a webhook or not, and what a publisher is warned of.
 
 use serde_json::{Value, json};
 
@@ -98,4 +98,38 @@ async fn an_event_that_is_not_published_is_explained_by_the_present_configuratio
     let publisher = world.caller(&["publish"]).await;
     publisher.post("/explain", &json!({"event": "a"})).await.problem(403);
     assert_eq!(world.client().walk("/events").await.len(), 0, "nothing was published");
+}
+
+fn codes(published: &Value) -> Vec<String> {
+    published["warnings"].as_array().into_iter().flatten().map(|warning| text(warning, "code")).collect()
+}
+
+on_both!(a_publisher_is_warned_of_a_type_that_nobody_knows_or_wants);
+async fn a_publisher_is_warned_of_a_type_that_nobody_knows_or_wants() {
+    let world = World::start().await;
+    let hook = world.hook(Receiver::ok(), json!({"events": ["call.*"]})).await;
+    let publish =
+        async |kind: &str| world.client().post("/events", &json!({"event": kind, "data": {}})).await.expect(202);
+    let good = publish("call.ended").await;
+    assert_eq!(codes(&good), ["undeclared_type"], "the catalogue has no call.ended");
+    let good = publish("call.answered").await;
+    assert!(good.get("warnings").is_none(), "{good}");
+    assert_eq!(codes(&publish("message.sent").await), ["no_subscriber"]);
+    let lost = publish("mesage.sent").await;
+    assert_eq!(codes(&lost), ["undeclared_type", "no_subscriber"]);
+    assert!(text(&lost["warnings"][1], "message").contains("mesage.sent"), "{lost}");
+
+    let events = ["call.answered", "mesage.sent", "not a type"].map(|kind| json!({"event": kind, "data": {}}));
+    let batch = world.client().post("/events/batch", &json!({"events": events})).await.expect(202);
+    let results = batch["results"].as_array().expect("results");
+    assert_eq!(
+        results.iter().map(codes).collect::<Vec<_>>(),
+        [vec![], vec!["undeclared_type".to_owned(), "no_subscriber".to_owned()], vec![]]
+    );
+    hook.saw(3).await;
+
+    for declared in world.client().walk("/event-types").await {
+        world.client().delete(&format!("/event-types/{}", text(&declared, "name"))).await.succeeded();
+    }
+    assert_eq!(codes(&publish("no.catalogue").await), ["no_subscriber"], "without a catalogue every type is as good");
 }

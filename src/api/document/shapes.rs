@@ -11,7 +11,7 @@ use utoipa::openapi::schema::{AdditionalProperties, ArrayItems, Object, Schema, 
 use utoipa::openapi::{Content, OpenApi as Document, Ref, RefOr};
 
 use crate::api::scope::Scope;
-use crate::api::{backlogs, deliveries, explain, webhooks};
+use crate::api::{backlogs, deliveries, events, explain, webhooks};
 use crate::domain::operation;
 use crate::domain::outcome::OutcomeKind;
 use crate::domain::policy::{BreakerSettings, Policy, RateLimit, RetryPolicy};
@@ -22,7 +22,7 @@ use crate::store::audit::Action;
 const FREE: [&str; 2] = ["data", "metadata"];
 
 /// Members of answers that may be absent. All others are always present, if need be as null.
-const LEFT_OUT: [&str; 3] = ["errors", "rewrapped", "scheduleSeconds"];
+const LEFT_OUT: [&str; 4] = ["errors", "rewrapped", "scheduleSeconds", "warnings"];
 
 pub(super) fn refine(document: &mut Document) {
     if let Some(components) = &mut document.components {
@@ -176,6 +176,7 @@ fn values_of(name: &str, siblings: &BTreeSet<String>) -> Option<Vec<&'static str
         "state" if beside("consecutiveFailures") => vec!["closed", "open", "half_open"],
         "state" if beside("webhookId") || beside("changed") || beside("trouble") => backlogs::states().into(),
         "kind" if beside("since") => webhooks::troubles().into(),
+        "code" if beside("message") && siblings.len() == 2 => events::WARNINGS.into(),
         "reason" if beside("clause") => explain::REASONS.into(),
         "config" => vec!["then", "now"],
         "status" if beside("id") && siblings.len() == 2 => deliveries::statuses().into(),

@@ -1,5 +1,7 @@
 //! What the API shows of events, to publishers and readers.
 
+use std::collections::HashSet;
+
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
@@ -33,10 +35,14 @@ pub(in crate::api) struct PublishedView {
     fields: EventFields,
     /// Whether the publisher's own id was seen before, with the same content; this is then the first answer again.
     duplicate: bool,
+    /// What may be a mistake of the publisher; left out when there is nothing to say.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<WarningView>,
 }
 
 impl PublishedView {
-    pub(super) fn new(event: String, published: Published) -> Result<Self, Problem> {
+    /// `is_unknown`: the catalogue lacks the type.
+    pub(super) fn new(event: String, published: Published, is_unknown: bool) -> Result<Self, Problem> {
         let (receipt, duplicate) = match published {
             Published::Accepted(receipt) => (receipt, false),
             Published::Duplicate(receipt) => (receipt, true),
@@ -46,8 +52,37 @@ impl PublishedView {
             }
         };
         let Receipt { seq, occurred_at, matched } = receipt;
+        let unknown = is_unknown.then(|| WarningView::unknown_type(&event));
+        let unmatched = (matched == 0).then(|| WarningView::no_subscriber(&event));
+        let warnings = unknown.into_iter().chain(unmatched).collect();
         let fields = EventFields { id: EventId(seq), event, timestamp: occurred_at, matched };
-        Ok(Self { fields, duplicate })
+        Ok(Self { fields, duplicate, warnings })
+    }
+}
+
+/// What may be a mistake of the publisher, although the event was accepted.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = PublishWarning)]
+pub(in crate::api) struct WarningView {
+    /// `undeclared_type` or `no_subscriber`
+    #[schema(value_type = String)]
+    code: &'static str,
+    message: String,
+}
+
+/// The codes of warnings.
+pub(in crate::api) const WARNINGS: [&str; 2] = ["undeclared_type", "no_subscriber"];
+
+impl WarningView {
+    fn unknown_type(event: &str) -> Self {
+        let [code, _] = WARNINGS;
+        Self { code, message: format!("{event} is not among the declared event types; see GET /event-types") }
+    }
+
+    fn no_subscriber(event: &str) -> Self {
+        let [_, code] = WARNINGS;
+        let message = format!("no active webhook is subscribed to {event}; POST /explain says for each webhook why");
+        Self { code, message }
     }
 }
 
@@ -87,8 +122,12 @@ pub(in crate::api) struct BatchView {
 
 impl BatchView {
     /// `places` has the type or the problem of each event; `published` has the result of each event with a type, in the
-    /// same order.
-    pub(super) fn new(places: Vec<Result<String, ItemProblem>>, published: Vec<Published>) -> Result<Self, Problem> {
+    /// same order. The catalogue lacks the types in `unknown`.
+    pub(super) fn new(
+        places: Vec<Result<String, ItemProblem>>,
+        published: Vec<Published>,
+        unknown: &HashSet<String>,
+    ) -> Result<Self, Problem> {
         let mut published = published.into_iter();
         let mut results = Vec::with_capacity(places.len());
         for place in places {
@@ -97,7 +136,8 @@ impl BatchView {
                 Ok(kind) => {
                     let next = published.next();
                     let next = next.ok_or_else(|| Problem::internal(&"a batch was answered in part"))?;
-                    match PublishedView::new(kind, next) {
+                    let is_unknown = unknown.contains(&kind);
+                    match PublishedView::new(kind, next, is_unknown) {
                         Ok(view) => ItemView::Published(view),
                         Err(problem) => ItemView::Refused { error: problem.into() },
                     }
