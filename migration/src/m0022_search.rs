@@ -9,11 +9,10 @@ pub(crate) struct Migration;
 
 const UP: &[&str] = &[
     "CREATE INDEX webhook_by_name ON webhook (tenant_num, name, num) WHERE deleted_at IS NULL",
-    "CREATE INDEX webhook_disabled ON webhook (tenant_num, num) WHERE inactive_reason IS NOT NULL AND deleted_at IS NULL",
     "CREATE INDEX endpoint_failing ON endpoint_health (failing_since, webhook_num) WHERE failing_since IS NOT NULL",
 ];
 
-const DOWN: &[&str] = &["DROP INDEX endpoint_failing", "DROP INDEX webhook_disabled", "DROP INDEX webhook_by_name"];
+const DOWN: &[&str] = &["DROP INDEX endpoint_failing", "DROP INDEX webhook_by_name"];
 
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {

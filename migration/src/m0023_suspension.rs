@@ -13,6 +13,7 @@ const UP: &[&str] = &[
     "ALTER TABLE endpoint_health ADD COLUMN suspended_at BIGINT",
     "ALTER TABLE endpoint_health ADD COLUMN suspension_cause SMALLINT",
     "ALTER TABLE endpoint_health ADD COLUMN recovered_at BIGINT",
+    "CREATE INDEX endpoint_suspended ON endpoint_health (suspended_at, webhook_num) WHERE suspended_at IS NOT NULL",
     "CREATE TABLE operational_event (\
         num {key}, \
         tenant_num BIGINT NOT NULL, \
@@ -23,6 +24,7 @@ const UP: &[&str] = &[
 
 const DOWN: &[&str] = &[
     "DROP TABLE operational_event",
+    "DROP INDEX endpoint_suspended",
     "ALTER TABLE endpoint_health DROP COLUMN recovered_at",
     "ALTER TABLE endpoint_health DROP COLUMN suspension_cause",
     "ALTER TABLE endpoint_health DROP COLUMN suspended_at",

@@ -7,12 +7,13 @@ use crate::domain::delivery::Status;
 use crate::domain::id::{DeliveryId, EventSeq, TenantNum, WebhookId, WebhookNum};
 use crate::domain::moment::UnixMillis;
 use crate::domain::operation::is_any_for;
+use crate::domain::operational_event::OperationalKind;
 use crate::store::StoreError;
 use crate::store::deliveries::OwedRow;
 use crate::store::events::StoredEvent;
 use crate::store::webhooks::{WebhookEntry, WebhookList, WebhookOrder, WebhookPosition};
 
-use super::{DISABLED_EVENT, Engine, FAILING_EVENT, TEST_EVENT};
+use super::{Engine, TEST_EVENT};
 
 /// Why an event is owed to a webhook, or not.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -153,9 +154,9 @@ fn obstacle(entry: &WebhookEntry, kind: &str) -> Option<Reason> {
     }
 }
 
-/// The engine's own events do not go to webhooks that are subscribed to everything.
+/// Operational events do not go to webhooks that are subscribed to everything.
 fn subscription_for(entry: &WebhookEntry, kind: &str) -> Option<String> {
-    let is_own = [FAILING_EVENT, DISABLED_EVENT].contains(&kind);
+    let is_own = OperationalKind::is_one(kind);
     let mut subscriptions = entry.events.iter().flatten();
     let is_for = |one: &&String| is_any_for(std::slice::from_ref(*one), kind) && !(is_own && *one == "*");
     subscriptions.find(is_for).cloned()
@@ -234,8 +235,9 @@ mod tests {
 
     #[test]
     fn the_engines_own_events_are_not_for_those_that_want_everything() {
-        assert!(matches!(told(&entry(&["*"]), FAILING_EVENT, &[], &[]).0, Reason::Type(_)));
-        assert_eq!(subscription_for(&entry(&["*", "webhook.*"]), FAILING_EVENT).as_deref(), Some("webhook.*"));
+        let failing = OperationalKind::WebhookFailing.as_str();
+        assert!(matches!(told(&entry(&["*"]), failing, &[], &[]).0, Reason::Type(_)));
+        assert_eq!(subscription_for(&entry(&["*", "webhook.*"]), failing).as_deref(), Some("webhook.*"));
         assert_eq!(told(&entry(&["*"]), TEST_EVENT, &[], &[]), (Reason::Test, true));
     }
 }

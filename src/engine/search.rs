@@ -142,7 +142,7 @@ impl Engine {
         let of_tenant = tenant.map(|tenant| self.inner.routes.of_tenant(tenant));
         let among = of_tenant.as_deref().map_or(Among::All, Among::These);
         let mut nums: BTreeSet<WebhookNum> = self.inner.registry.quarantined(most).await.into_iter().collect();
-        nums.extend(store.disabled_webhooks(tenant, rows).await?);
+        nums.extend(store.suspended_webhooks(tenant, rows).await?);
         nums.extend(store.failing_webhooks(tenant, rows).await?);
         nums.extend(context.ledger.oldest_first(among, most).await?.into_iter().map(|(num, _)| num));
         nums.retain(|num| context.shard_set.serves(*num));

@@ -104,9 +104,9 @@ async fn the_webhooks_in_trouble_come_worst_first_and_say_why() {
     let rows = world.client().pages("/webhooks?sort=trouble", 3).await.concat();
     assert_eq!(names(&rows), WORST_FIRST, "page by page");
     let kinds: Vec<&Value> = rows.iter().map(|row| &row["trouble"]["kind"]).collect();
-    assert_eq!(kinds, ["switched_off", "circuit_open", "failing", "backlog"]);
+    assert_eq!(kinds, ["suspended", "circuit_open", "failing", "backlog"]);
     let states: Vec<&Value> = rows.iter().map(|row| &row["state"]).collect();
-    assert_eq!(states, ["inactive", "circuit_open", "active", "paused"]);
+    assert_eq!(states, ["suspended", "circuit_open", "active", "paused"]);
     assert_eq!(rows[3]["trouble"]["since"], rows[3]["oldestPendingAt"]);
     assert_eq!(rows[2]["trouble"]["since"], rows[2]["failingSince"]);
 
@@ -114,10 +114,10 @@ async fn the_webhooks_in_trouble_come_worst_first_and_say_why() {
     for (query, expected) in [
         ("state=circuit_open", vec!["broken"]),
         ("state=paused", vec!["waiting"]),
-        ("state=inactive", vec!["gone"]),
+        ("state=suspended", vec!["gone"]),
         ("state=active", vec!["failing", "healthy"]),
         ("sort=trouble&state=active", vec!["failing"]),
-        ("sort=trouble&isActive=false", vec!["gone"]),
+        ("sort=trouble&isActive=true", vec!["gone", "broken", "failing", "waiting"]),
         ("sort=trouble&q=a", vec!["failing", "waiting"]),
     ] {
         assert_eq!(found(client, query).await, expected, "{query}");

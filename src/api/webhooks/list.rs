@@ -62,10 +62,10 @@ pub(in crate::api) struct ListedView {
 #[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 #[schema(as = Trouble)]
 pub(in crate::api) struct TroubleView {
-    /// `quarantined`, `switched_off` (by the engine), `circuit_open`, `failing` or `backlog`
+    /// `quarantined`, `suspended`, `circuit_open`, `failing` or `backlog`
     #[schema(value_type = String)]
     kind: &'static str,
-    /// Since when the receiver has only failed, or when the oldest pending event was accepted; null if neither is
+    /// Since when it is suspended, or the receiver has only failed, or when the oldest pending event was accepted; null if neither is
     /// known.
     #[schema(value_type = Option<String>, format = DateTime)]
     since: Option<UnixMillis>,

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use crate::delivery::breaker::ViewState;
+use crate::domain::health::Suspension;
 use crate::domain::id::{EventSeq, TenantNum, WebhookNum};
 use crate::domain::moment::UnixMillis;
 use crate::engine::Engine;
@@ -19,8 +20,8 @@ use super::receivers::Receiver;
 pub enum TroubleKind {
     /// It cannot be served.
     Quarantined,
-    /// The engine has switched it off.
-    SwitchedOff,
+    /// Only probes are sent.
+    Suspended,
     CircuitOpen,
     /// Its receiver has only failed lately.
     Failing,
@@ -29,14 +30,14 @@ pub enum TroubleKind {
 }
 
 impl TroubleKind {
-    pub const ALL: [Self; 5] = [Self::Quarantined, Self::SwitchedOff, Self::CircuitOpen, Self::Failing, Self::Backlog];
+    pub const ALL: [Self; 5] = [Self::Quarantined, Self::Suspended, Self::CircuitOpen, Self::Failing, Self::Backlog];
 
     /// The word in the API.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Quarantined => "quarantined",
-            Self::SwitchedOff => "switched_off",
+            Self::Suspended => "suspended",
             Self::CircuitOpen => "circuit_open",
             Self::Failing => "failing",
             Self::Backlog => "backlog",
@@ -89,8 +90,8 @@ fn standing(summary: &WebhookSummary, seen: &Seen) -> Standing {
     let Crashes { quarantined, .. } = seen.known.crashes;
     let trouble = if quarantined || seen.known.unreadable.is_some() {
         Some((TroubleKind::Quarantined, oldest_at))
-    } else if !summary.is_active && summary.inactive_reason.is_some() {
-        Some((TroubleKind::SwitchedOff, oldest_at))
+    } else if let Some(Suspension { since, .. }) = seen.breaker.suspension.filter(|_| summary.is_active) {
+        Some((TroubleKind::Suspended, Some(since)))
     } else if summary.is_active && seen.breaker.state != ViewState::Closed {
         Some((TroubleKind::CircuitOpen, failing_since))
     } else if summary.is_active && failing_since.is_some() {

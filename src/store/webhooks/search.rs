@@ -175,20 +175,12 @@ impl PageDraft {
     }
 }
 
-fn disabled_sql(tenant: Option<TenantNum>) -> String {
-    let of_tenant = if tenant.is_some() { "AND tenant_num = $2" } else { "" };
-    format!(
-        "SELECT num FROM webhook WHERE inactive_reason IS NOT NULL AND deleted_at IS NULL {of_tenant} \
-         ORDER BY tenant_num, num LIMIT $1"
-    )
-}
-
-fn failing_sql(backend: DbBackend, tenant: Option<TenantNum>) -> String {
+/// Webhooks of which this moment of their health is set, the longest ago first.
+fn since_sql(backend: DbBackend, moment: &str, tenant: Option<TenantNum>) -> String {
     let (then_join, of_tenant) = (then_join(backend), if tenant.is_some() { "AND w.tenant_num = $2" } else { "" });
     format!(
         "SELECT h.webhook_num AS num FROM endpoint_health h {then_join} webhook w ON w.num = h.webhook_num \
-         WHERE h.failing_since IS NOT NULL AND w.deleted_at IS NULL {of_tenant} \
-         ORDER BY h.failing_since, h.webhook_num LIMIT $1"
+         WHERE h.{moment} IS NOT NULL AND w.deleted_at IS NULL {of_tenant} ORDER BY h.{moment}, h.webhook_num LIMIT $1"
     )
 }
 
@@ -251,14 +243,18 @@ impl Store {
         Ok(nums.iter().filter_map(|num| found.remove(num)).collect())
     }
 
-    /// Webhooks that the engine has switched off, at most `most`.
-    pub async fn disabled_webhooks(&self, tenant: Option<TenantNum>, most: u64) -> Result<Vec<WebhookNum>, StoreError> {
-        self.nums(disabled_sql(tenant), tenant, most).await
+    /// Webhooks that are suspended, the longest first, at most `most`.
+    pub async fn suspended_webhooks(
+        &self,
+        tenant: Option<TenantNum>,
+        most: u64,
+    ) -> Result<Vec<WebhookNum>, StoreError> {
+        self.nums(since_sql(self.backend(), "suspended_at", tenant), tenant, most).await
     }
 
     /// Webhooks whose receivers have only failed lately, the longest first, at most `most`.
     pub async fn failing_webhooks(&self, tenant: Option<TenantNum>, most: u64) -> Result<Vec<WebhookNum>, StoreError> {
-        self.nums(failing_sql(self.backend(), tenant), tenant, most).await
+        self.nums(since_sql(self.backend(), "failing_since", tenant), tenant, most).await
     }
 
     async fn nums(&self, sql: String, tenant: Option<TenantNum>, most: u64) -> Result<Vec<WebhookNum>, StoreError> {
