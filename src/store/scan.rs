@@ -33,9 +33,10 @@ const DIGEST: usize = 32;
 const NAMED: usize = 100;
 
 /// Tables that are checked by the types of their columns alone, or nearly so: name, key, columns.
-const PLAIN: [(&str, &[&str], &str); 2] = [
+const PLAIN: [(&str, &[&str], &str); 3] = [
     ("event_caller_id", &["tenant_num", "caller_id"], "tenant_num, caller_id, event_seq, digest"),
     ("delivery_log", &["webhook_num", "event_seq"], "webhook_num, event_seq"),
+    ("operational_event", &["num"], "num, tenant_num, kind, data, at"),
 ];
 
 /// Nothing reads the secrets of a deleted webhook.
@@ -180,6 +181,10 @@ async fn scan_events(scan: &mut Scan<'_>) -> Result<(), StoreError> {
                 let digest: Vec<u8> = column(row, "digest")?;
                 let is_whole = digest.len() == DIGEST;
                 is_whole.then_some(()).ok_or_else(|| StoreError::unreadable("digest", "not 32 bytes"))
+            }
+            "operational_event" => {
+                let _: (i64, String, String) = (column(row, "tenant_num")?, column(row, "kind")?, column(row, "data")?);
+                column::<i64>(row, "at").map(drop)
             }
             _ => column::<i64>(row, "event_seq").map(drop),
         })
