@@ -163,7 +163,7 @@ async fn create(
 /// Revokes an admin key, and ends the sessions that it has opened, at once and on every node.
 ///
 /// The last admin key and the admin key of the configuration cannot be revoked (`409`).
-#[utoipa::path(delete, path = "/admin-keys/{id}", tag = "admin keys", operation_id = "revokeAdminKey",
+#[utoipa::path(delete, path = "/admin-keys/{id}", tag = "admin keys", operation_id = "deleteAdminKey",
     params(("id" = String, Path)), responses((status = 204), RemoveProblems))]
 async fn revoke(
     State(app): State<App>,

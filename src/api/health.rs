@@ -8,7 +8,7 @@ use utoipa_axum::routes;
 
 use super::App;
 use super::problem::Problem;
-use super::problem_sets::NotReady;
+use super::problem_sets::{NotReady, NotUnderstood};
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(live)).routes(routes!(ready))
@@ -20,7 +20,8 @@ pub(super) struct Health {
 }
 
 /// Answers `200` as long as the process answers at all.
-#[utoipa::path(get, path = "/livez", tag = "health", security(()), responses((status = 200, body = Health)))]
+#[utoipa::path(get, path = "/livez", tag = "health", operation_id = "readLiveness", security(()),
+    responses((status = 200, body = Health), NotUnderstood))]
 async fn live() -> axum::Json<Health> {
     axum::Json(Health { status: "ok" })
 }
@@ -29,7 +30,7 @@ async fn live() -> axum::Json<Health> {
 ///
 /// Answers `503` while the engine stops, while it has no database, and once the database has refused to commit for two
 /// seconds, until it commits again.
-#[utoipa::path(get, path = "/readyz", tag = "health", security(()),
+#[utoipa::path(get, path = "/readyz", tag = "health", operation_id = "readReadiness", security(()),
     responses((status = 200, body = Health), NotReady))]
 async fn ready(State(app): State<App>) -> Result<axum::Json<Health>, Problem> {
     match app.engine().is_ready() {

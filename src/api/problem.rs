@@ -207,7 +207,7 @@ impl Problem {
 }
 
 /// The code in words: `webhook_inactive` becomes `Webhook inactive`.
-fn title(code: &str) -> String {
+pub(super) fn title(code: &str) -> String {
     let words = code.replace('_', " ");
     let first = words.chars().next().map(|first| first.to_ascii_uppercase());
     first.into_iter().chain(words.chars().skip(1)).collect()

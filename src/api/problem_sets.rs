@@ -44,6 +44,8 @@ problem_sets! {
     RemoveProblems: 400 401 403 404 409 429 500 503;
     /// Problems of actions on what has no version.
     ActionProblems: 400 401 403 404 408 409 413 415 422 429 500 503;
-    /// The problem of `/readyz`.
-    NotReady: 503;
+    /// The problem of `/livez`.
+    NotUnderstood: 400;
+    /// The problems of `/readyz`.
+    NotReady: 400 503;
 }

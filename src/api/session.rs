@@ -101,7 +101,7 @@ async fn open(
 }
 
 /// Shows the caller: its key, its tenant, its scopes and when they end.
-#[utoipa::path(get, path = "/session", tag = "session", operation_id = "getSession",
+#[utoipa::path(get, path = "/session", tag = "session", operation_id = "readSession",
     responses((status = 200, body = SessionView), ReadProblems))]
 async fn show(caller: Anyone, _: NoQuery) -> axum::Json<SessionView> {
     axum::Json(SessionView::from(&caller))

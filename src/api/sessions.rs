@@ -72,7 +72,7 @@ async fn list(
 }
 
 /// Ends a session, at once and on every node.
-#[utoipa::path(delete, path = "/sessions/{id}", tag = "session", operation_id = "endSession",
+#[utoipa::path(delete, path = "/sessions/{id}", tag = "session", operation_id = "deleteSession",
     params(("id" = String, Path)), responses((status = 204), RemoveProblems))]
 async fn end(
     State(app): State<App>,

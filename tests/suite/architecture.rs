@@ -269,10 +269,20 @@ fn allows(schema: &Value, kind: &str) -> bool {
     of_type || schema["oneOf"].as_array().is_some_and(|parts| parts.iter().any(|part| allows(part, kind)))
 }
 
+/// Whether the values of a text, or of the texts in a list, are a set that has a name in the document.
+fn is_enum(document: &Value, schema: &Value) -> bool {
+    let named = schema["$ref"].as_str().and_then(|reference| document.pointer(reference.strip_prefix('#')?));
+    let parts = schema["oneOf"].as_array().into_iter().flatten().chain(schema.get("items"));
+    named.is_some_and(|named| named["enum"].is_array())
+        || schema["enum"].is_array()
+        || parts.into_iter().any(|part| is_enum(document, part))
+}
+
 /// Whether the description lists the values that a text may have: "`a`, `b` or `c`".
 fn lists_values(schema: &Value, description: &Value) -> bool {
     let description = description.as_str().unwrap_or_default();
-    allows(schema, "string") && description.starts_with('`') && description.contains("` or `")
+    let is_text = allows(schema, "string") || schema["$ref"].is_string() || schema["oneOf"].is_array();
+    is_text && description.starts_with('`') && description.contains("` or `")
 }
 
 #[test]
@@ -295,8 +305,9 @@ fn the_openapi_document_says_what_may_be_sent_and_what_may_come() {
                 object["required"].as_array().is_some_and(|names| names.contains(&property.as_str().into()));
             let is_input = name.ends_with("Input") || name.ends_with("Patch");
             assert!(!(is_input && is_required && allows(schema, "null")), "{place} is required, and null is accepted");
-            listed += usize::from(schema["enum"].is_array() || schema["items"]["enum"].is_array());
-            assert!(!lists_values(schema, &schema["description"]) || schema["enum"].is_array(), "{place} is no enum");
+            listed += usize::from(is_enum(&document, schema));
+            let is_listed = lists_values(schema, &schema["description"]);
+            assert!(!is_listed || is_enum(&document, schema), "{place} is no enum");
         }
     }
     for operation in document["paths"].as_object().expect("paths").values().flat_map(|path| path.as_object()).flatten()
@@ -304,7 +315,7 @@ fn the_openapi_document_says_what_may_be_sent_and_what_may_come() {
         for parameter in operation.1["parameters"].as_array().into_iter().flatten() {
             let place = format!("the parameter {} of {}", parameter["name"], operation.1["operationId"]);
             let is_listed = lists_values(&parameter["schema"], &parameter["description"]);
-            assert!(!is_listed || parameter["schema"]["enum"].is_array(), "{place} is no enum");
+            assert!(!is_listed || is_enum(&document, &parameter["schema"]), "{place} is no enum");
         }
     }
     assert!(free >= 4 && listed >= 15, "{free} objects are free, {listed} texts have values");

@@ -119,7 +119,7 @@ async fn every_route_that_changes_something_leaves_one_entry_with_its_author() {
     for operation in operations.iter().filter(changes) {
         let estate = match operation.name.as_str() {
             "cancelDelivery" => Estate::with_pending_delivery(&world).await,
-            "endSecret" => Estate::with_rotated_secret(&world).await,
+            "deleteSecret" => Estate::with_rotated_secret(&world).await,
             "pauseOperation" | "cancelOperation" => Estate::with_running_operation(&world).await,
             "updateOperation" | "resumeOperation" => Estate::with_paused_operation(&world).await,
             _ => Estate::new(&world).await,

@@ -23,6 +23,7 @@ mod conventions;
 mod crash;
 mod credentials;
 mod deliveries;
+mod document;
 mod examples;
 mod explain;
 mod fanout;

@@ -2,22 +2,18 @@
 //! have which follows from their status and their schema.
 
 use utoipa::openapi::header::{Header, HeaderBuilder};
-use utoipa::openapi::path::{Operation, Parameter, ParameterIn, PathItem};
-use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
-use utoipa::openapi::{Content, OpenApi as Document, Ref, RefOr, Required, Response, ResponseBuilder};
+use utoipa::openapi::path::{Operation, PathItem};
+use utoipa::openapi::schema::{Object, Type};
+use utoipa::openapi::{Components, Content, Ref, RefOr, Response, ResponseBuilder};
+
+use super::parameters;
 
 /// Schemas of answers that show an object with a version.
 const TAGGED: [&str; 7] =
     ["Tenant", "EventType", "Webhook", "WebhookWithSecret", "HeldAnswer", "NewKey", "NewAdminKey"];
 
-pub(super) fn add(document: &mut Document) {
-    for path in document.paths.paths.values_mut() {
-        let PathItem { get, put, post, delete, patch, .. } = path;
-        [&mut *get, put, post, delete, patch].into_iter().flatten().for_each(name_headers);
-        if let Some(get) = get {
-            add_if_none_match(get);
-        }
-    }
+/// Describes the headers of answers.
+pub(super) fn describe(components: &mut Components) {
     let named = [
         ("ETag", "Version of the object, for `If-Match` and `If-None-Match`."),
         ("Link", "The next page, as `rel=\"next\"`, relative to this one; absent on the last page."),
@@ -34,8 +30,12 @@ pub(super) fn add(document: &mut Document) {
             as many are allowed again. Absent where no limit is set.",
         ),
         ("WWW-Authenticate", "`Bearer`"),
+        (
+            "Idempotency-Replayed",
+            "`true` if this is the first answer to the `Idempotency-Key` again; otherwise absent.",
+        ),
+        ("X-Request-Id", "Id of the request: the caller's own if it sent a sane one."),
     ];
-    let components = document.components.get_or_insert_default();
     components.headers.extend(named.map(|(name, what)| (name.to_owned(), RefOr::T(text(what)))));
 }
 
@@ -43,7 +43,9 @@ fn text(what: &str) -> Header {
     HeaderBuilder::new().schema(Some(Object::with_type(Type::String))).description(Some(what)).build()
 }
 
-fn name_headers(operation: &mut Operation) {
+/// Says which headers the answers of an operation have.
+pub(super) fn name(operation: &mut Operation) {
+    let is_repeatable = parameters::takes(operation, "Idempotency-Key");
     let is_counted = operation.security.is_none();
     for (status, response) in &mut operation.responses.responses {
         let RefOr::T(response) = response else { continue };
@@ -57,6 +59,8 @@ fn name_headers(operation: &mut Operation) {
             ("RateLimit", is_counted && (status.starts_with('2') || status == "429")),
             ("RateLimit-Policy", is_counted && (status.starts_with('2') || status == "429")),
             ("WWW-Authenticate", status == "401"),
+            ("Idempotency-Replayed", is_repeatable && status.starts_with('2')),
+            ("X-Request-Id", true),
         ];
         let headers =
             of_answer.into_iter().filter(|(_, is_there)| *is_there).map(|(name, _)| (name.to_owned(), by_name(name)));
@@ -78,20 +82,15 @@ fn schema_of(response: &Response) -> String {
 }
 
 /// A read whose answer has a tag takes the tags that its caller has.
-fn add_if_none_match(read: &mut Operation) {
+pub(super) fn take_tags(item: &mut PathItem) {
+    let Some(read) = &mut item.get else { return };
     let answers = &mut read.responses.responses;
     let Some(RefOr::T(shown)) = answers.get("200") else { return };
     if !shown.headers.contains_key("ETag") {
         return;
     }
     let mut known = ResponseBuilder::new().description("Not Modified").build();
-    known.headers.insert("ETag".to_owned(), by_name("ETag"));
+    known.headers.extend(["ETag", "X-Request-Id"].map(|name| (name.to_owned(), by_name(name))));
     answers.insert("304".to_owned(), RefOr::T(known));
-    let mut tags = Parameter::new("If-None-Match");
-    tags.parameter_in = ParameterIn::Header;
-    tags.required = Required::False;
-    tags.description =
-        Some("`ETag`s of answers that the caller has; if one is still right, the answer is 304".to_owned());
-    tags.schema = Some(ObjectBuilder::new().schema_type(Type::String).build().into());
-    read.parameters.get_or_insert_default().push(RefOr::T(tags));
+    read.parameters.get_or_insert_default().push(parameters::header("If-None-Match"));
 }

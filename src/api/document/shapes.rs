@@ -10,13 +10,10 @@ use utoipa::openapi::path::{Operation, PathItem};
 use utoipa::openapi::schema::{AdditionalProperties, ArrayItems, Object, Schema, SchemaType, Type};
 use utoipa::openapi::{Content, OpenApi as Document, Ref, RefOr};
 
-use crate::api::scope::Scope;
-use crate::api::{backlogs, deliveries, events, explain, webhooks};
-use crate::domain::operation;
-use crate::domain::outcome::OutcomeKind;
 use crate::domain::policy::{BreakerSettings, Policy, RateLimit, RetryPolicy};
 use crate::domain::retention::Retention;
-use crate::store::audit::Action;
+
+use super::enums::{self, Named};
 
 /// Members whose content is the publisher's or the webhook owner's own.
 const FREE: [&str; 2] = ["data", "metadata"];
@@ -24,19 +21,83 @@ const FREE: [&str; 2] = ["data", "metadata"];
 /// Members of answers that may be absent. All others are always present, if need be as null.
 const LEFT_OUT: [&str; 4] = ["errors", "rewrapped", "scheduleSeconds", "warnings"];
 
+/// Names of alternatives that the types of the handlers leave without one, in the order of the alternatives.
+const ALTERNATIVES: [(&str, &[&str]); 2] =
+    [("Auth", &["BasicAuth", "BearerAuth", "OAuth2Auth"]), ("PublishResult", &["PublishedEvent", "RefusedEvent"])];
+
 pub(super) fn refine(document: &mut Document) {
+    let mut named = Named::new();
     if let Some(components) = &mut document.components {
         name_items(&mut components.schemas);
-    }
-    for (name, schema) in document.components.iter_mut().flat_map(|components| &mut components.schemas) {
-        walk(schema, name.ends_with("Input") || name.ends_with("Patch"));
+        name_alternatives(&mut components.schemas);
+        for (name, schema) in &mut components.schemas {
+            walk(schema, name.ends_with("Input") || name.ends_with("Patch"), &mut named);
+        }
+        say_defaults_of_changes(&mut components.schemas);
     }
     for path in document.paths.paths.values_mut() {
         let PathItem { get, put, post, delete, patch, .. } = path;
         for operation in [get, put, post, delete, patch].into_iter().flatten() {
-            parameters(operation);
+            parameters(operation, &mut named);
             body(operation);
         }
+    }
+    document.components.get_or_insert_default().schemas.extend(named);
+}
+
+/// Gives the alternatives of a schema a name.
+fn name_alternatives(schemas: &mut BTreeMap<String, RefOr<Schema>>) {
+    for (name, alternatives) in ALTERNATIVES {
+        let Some(RefOr::T(Schema::OneOf(whole))) = schemas.get_mut(name) else { continue };
+        let mut moved = Vec::new();
+        for (alternative, item) in alternatives.iter().zip(&mut whole.items) {
+            let reference = RefOr::Ref(Ref::from_schema_name(*alternative));
+            match std::mem::replace(item, reference) {
+                RefOr::Ref(other) => *item = RefOr::Ref(other),
+                RefOr::T(schema) => moved.push(((*alternative).to_owned(), RefOr::T(schema))),
+            }
+        }
+        schemas.extend(moved);
+    }
+}
+
+/// What a change leaves out stays as it is. A `default` in its schema would make generated clients send the default
+/// instead, so the description says it.
+fn say_defaults_of_changes(schemas: &mut BTreeMap<String, RefOr<Schema>>) {
+    let patches = schemas.iter().filter(|(name, _)| name.ends_with("Patch"));
+    let inner: Vec<String> = patches.clone().flat_map(|(_, schema)| referred_by(schema)).collect();
+    let changes: Vec<String> = patches.map(|(name, _)| name.clone()).chain(inner).collect();
+    for name in changes {
+        if let Some(RefOr::T(Schema::Object(object))) = schemas.get_mut(&name) {
+            object.properties.values_mut().for_each(say_default);
+        }
+    }
+}
+
+/// Names of the schemas that the properties of an object refer to.
+fn referred_by(schema: &RefOr<Schema>) -> Vec<String> {
+    let RefOr::T(Schema::Object(object)) = schema else { return Vec::new() };
+    let parts = object.properties.values().filter_map(|property| match property {
+        RefOr::T(Schema::OneOf(parts)) => Some(&parts.items),
+        RefOr::T(_) | RefOr::Ref(_) => None,
+    });
+    let references = parts.flatten().filter_map(|part| match part {
+        RefOr::Ref(reference) => reference.ref_location.strip_prefix("#/components/schemas/"),
+        RefOr::T(_) => None,
+    });
+    references.map(str::to_owned).collect()
+}
+
+fn say_default(property: &mut RefOr<Schema>) {
+    let (default, description) = match property {
+        RefOr::T(Schema::Object(object)) => (&mut object.default, &mut object.description),
+        RefOr::T(Schema::OneOf(parts)) => (&mut parts.default, &mut parts.description),
+        RefOr::T(_) | RefOr::Ref(_) => return,
+    };
+    if let Some(default) = default.take() {
+        let value = default.as_str().map_or_else(|| default.to_string(), str::to_owned);
+        let said = format!("`{value}` in a new webhook that does not say otherwise.");
+        *description = Some(description.take().map_or(said.clone(), |what| format!("{what}\n\n{said}")));
     }
 }
 
@@ -63,38 +124,32 @@ fn body(operation: &mut Operation) {
     }
 }
 
-fn parameters(operation: &mut Operation) {
+fn parameters(operation: &mut Operation, named: &mut Named) {
     let lists_webhooks = operation.operation_id.as_deref() == Some("listWebhooks");
     for parameter in operation.parameters.iter_mut().flatten() {
         let RefOr::T(parameter) = parameter else { continue };
-        let values = match parameter.name.as_str() {
-            "sort" if lists_webhooks => Some(vec!["created", "name", "trouble"]),
-            "state" if lists_webhooks => Some(backlogs::states().into()),
-            "sort" | "by" => Some(vec!["oldest", "depth"]),
-            name => values_of(name, &BTreeSet::new()),
-        };
-        if let (Some(values), Some(schema)) = (values, &mut parameter.schema) {
-            restrict(schema, &values);
+        if let (Some(values), Some(schema)) = (enums::of_parameter(&parameter.name, lists_webhooks), &mut parameter.schema) {
+            values.restrict(schema, named);
         }
     }
 }
 
-fn walk(schema: &mut RefOr<Schema>, is_input: bool) {
+fn walk(schema: &mut RefOr<Schema>, is_input: bool, named: &mut Named) {
     match schema {
-        RefOr::T(Schema::Object(object)) => refine_object(object, is_input),
+        RefOr::T(Schema::Object(object)) => refine_object(object, is_input, named),
         RefOr::T(Schema::Array(array)) => {
             if let ArrayItems::RefOrSchema(items) = &mut array.items {
-                walk(items, is_input);
+                walk(items, is_input, named);
             }
         }
-        RefOr::T(Schema::OneOf(parts)) => parts.items.iter_mut().for_each(|part| walk(part, is_input)),
-        RefOr::T(Schema::AllOf(parts)) => parts.items.iter_mut().for_each(|part| walk(part, is_input)),
-        RefOr::T(Schema::AnyOf(parts)) => parts.items.iter_mut().for_each(|part| walk(part, is_input)),
+        RefOr::T(Schema::OneOf(parts)) => parts.items.iter_mut().for_each(|part| walk(part, is_input, named)),
+        RefOr::T(Schema::AllOf(parts)) => parts.items.iter_mut().for_each(|part| walk(part, is_input, named)),
+        RefOr::T(Schema::AnyOf(parts)) => parts.items.iter_mut().for_each(|part| walk(part, is_input, named)),
         RefOr::T(_) | RefOr::Ref(_) => {}
     }
 }
 
-fn refine_object(object: &mut Object, is_input: bool) {
+fn refine_object(object: &mut Object, is_input: bool, named: &mut Named) {
     let siblings: BTreeSet<String> = object.properties.keys().cloned().collect();
     if !is_input {
         let always = object.properties.keys().filter(|name| !LEFT_OUT.contains(&name.as_str()));
@@ -107,13 +162,13 @@ fn refine_object(object: &mut Object, is_input: bool) {
         if FREE.contains(&name.as_str()) {
             open(property);
         }
-        if let Some(values) = values_of(name, &siblings) {
-            restrict(property, &values);
-        }
         if is_input {
             limit(name, property);
         }
-        walk(property, is_input);
+        if let Some(values) = enums::of_property(name, &siblings) {
+            values.restrict(property, named);
+        }
+        walk(property, is_input, named);
     }
 }
 
@@ -157,53 +212,6 @@ fn limits_of(name: &str) -> Option<(usize, usize, Option<u32>)> {
 fn within<T: Copy + Into<u32>>(range: RangeInclusive<T>, default: Option<T>) -> (u32, u32, Option<u32>) {
     let (least, most) = range.into_inner();
     (least.into(), most.into(), default.map(Into::into))
-}
-
-/// The values of a text with this name, if the set is fixed. `siblings` tell apart texts of the same name.
-fn values_of(name: &str, siblings: &BTreeSet<String>) -> Option<Vec<&'static str>> {
-    let beside = |name: &str| siblings.contains(name);
-    Some(match name {
-        "action" => Action::ALL.iter().map(|action| action.as_str()).collect(),
-        "outcome" => OutcomeKind::ALL.iter().map(|kind| kind.as_str()).collect(),
-        "trigger" => deliveries::triggers().into(),
-        "status" if siblings.is_empty() || beside("eventId") => deliveries::statuses().into(),
-        "status" if beside("ratePerSecond") => deliveries::statuses().into(),
-        "kind" if beside("ratePerSecond") => operation::Kind::ALL.iter().map(|kind| kind.as_str()).collect(),
-        "state" if beside("ratePerSecond") => {
-            operation::OperationState::ALL.iter().map(|state| state.as_str()).collect()
-        }
-        "scopes" => Scope::ALL.iter().map(|scope| scope.as_str()).collect(),
-        "state" if beside("consecutiveFailures") => vec!["closed", "open", "half_open"],
-        "state" if beside("webhookId") || beside("changed") || beside("trouble") => backlogs::states().into(),
-        "kind" if beside("since") => webhooks::troubles().into(),
-        "code" if beside("message") && siblings.len() == 2 => events::WARNINGS.into(),
-        "reason" if beside("clause") => explain::REASONS.into(),
-        "config" => vec!["then", "now"],
-        "status" if beside("id") && siblings.len() == 2 => deliveries::statuses().into(),
-        "backoffStrategy" => vec!["exponential", "linear", "schedule"],
-        "format" => vec!["hex", "prefixed", "timestamped"],
-        "type" if beside("tokenUrl") && beside("password") => vec!["basic", "bearer", "oauth2"],
-        "tokenEndpointAuthMethod" => vec!["client_secret_basic", "client_secret_post"],
-        "source" => vec!["configuration", "database"],
-        "what" => vec!["headers", "credentials", "secrets", "answers"],
-        _ => return None,
-    })
-}
-
-/// Restricts a text, or the texts in a list, to these values.
-fn restrict(schema: &mut RefOr<Schema>, values: &[&str]) {
-    match schema {
-        RefOr::T(Schema::Object(object)) if has(&object.schema_type, &Type::String) => {
-            let null = has(&object.schema_type, &Type::Null).then_some(Value::Null);
-            object.enum_values = Some(values.iter().copied().map(Value::from).chain(null).collect());
-        }
-        RefOr::T(Schema::Array(array)) => {
-            if let ArrayItems::RefOrSchema(items) = &mut array.items {
-                restrict(items, values);
-            }
-        }
-        RefOr::T(_) | RefOr::Ref(_) => {}
-    }
 }
 
 /// Lets an object take any members.

@@ -108,6 +108,7 @@ impl From<Problem> for ItemProblem {
 /// The result of one event of a batch: the answer that it would have got on its own, or why it was refused.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
+#[schema(as = PublishResult)]
 pub(in crate::api) enum ItemView {
     Published(PublishedView),
     Refused { error: ItemProblem },

@@ -144,7 +144,7 @@ pub(super) async fn rotate_secret(
 /// Ends an older secret before its time: it signs nothing more.
 ///
 /// The current secret cannot be ended (`409`).
-#[utoipa::path(delete, path = "/webhooks/{id}/secrets/{secretId}", tag = "webhooks", operation_id = "endSecret",
+#[utoipa::path(delete, path = "/webhooks/{id}/secrets/{secretId}", tag = "webhooks", operation_id = "deleteSecret",
     params(("id" = String, Path), ("secretId" = String, Path), ("If-Match" = Option<String>, Header)),
     responses((status = 204), DeleteProblems))]
 pub(super) async fn end_secret(

@@ -100,6 +100,7 @@ impl Contract {
         for (path, methods) in members(&document["paths"]) {
             for (method, operation) in members(methods).filter(|(method, _)| METHODS.contains(&method.as_str())) {
                 let answers = members(&operation["responses"]).map(|(status, answer)| {
+                    let answer = resolved(&document, answer);
                     let json = members(&answer["content"]).find(|(kind, _)| kind.contains("json"));
                     let schema = json.map(|(_, content)| content["schema"].clone());
                     let body = schema.map(|schema| compile(&document, schema, &mut compiled));
@@ -127,6 +128,22 @@ impl Contract {
             .filter(fits)
             .min_by_key(|operation| operation.path.iter().filter(|own| is_placeholder(own)).count())
     }
+}
+
+/// What a reference stands for; anything else stands for itself.
+pub(crate) fn resolved<'a>(document: &'a Value, part: &'a Value) -> &'a Value {
+    match part["$ref"].as_str().and_then(|reference| reference.strip_prefix('#')) {
+        Some(pointer) => document.pointer(pointer).unwrap_or_else(|| panic!("{pointer} is not in the document")),
+        None => part,
+    }
+}
+
+/// How a value contradicts a schema of the document: members that the schema does not name are forbidden, too.
+pub(crate) fn misfits(document: &Value, schema: &Value, value: &Value) -> Vec<String> {
+    let mut document = json!({"components": document["components"], "schema": schema});
+    close(&mut document, false);
+    let validator = compile(&document, document["schema"].clone(), &mut BTreeMap::new());
+    validator.iter_errors(value).map(|error| format!("{}: {error}", error.instance_path())).collect()
 }
 
 fn compile(document: &Value, mut schema: Value, compiled: &mut BTreeMap<String, Arc<Validator>>) -> Arc<Validator> {
