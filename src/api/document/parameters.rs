@@ -36,6 +36,7 @@ pub(super) fn describe(components: &mut Components) {
         header.required = Required::False;
         header.description = Some(what.to_owned());
         let text = ObjectBuilder::new().schema_type(Type::String).min_length(Some(1)).max_length(Some(longest));
+        let text = text.pattern((name == "Idempotency-Key").then_some("^[!-~]+$"));
         header.schema = Some(text.into());
         (name.to_owned(), RefOr::T(header))
     });

@@ -31,9 +31,9 @@ pub(super) fn refine(document: &mut Document) {
         name_items(&mut components.schemas);
         name_alternatives(&mut components.schemas);
         for (name, schema) in &mut components.schemas {
-            walk(schema, name.ends_with("Input") || name.ends_with("Patch"), &mut named);
+            walk(schema, is_input(name), &mut named);
         }
-        say_defaults_of_changes(&mut components.schemas);
+        say_defaults(&mut components.schemas);
     }
     for path in document.paths.paths.values_mut() {
         let PathItem { get, put, post, delete, patch, .. } = path;
@@ -61,31 +61,19 @@ fn name_alternatives(schemas: &mut BTreeMap<String, RefOr<Schema>>) {
     }
 }
 
-/// What a change leaves out stays as it is. A `default` in its schema would make generated clients send the default
-/// instead, so the description says it.
-fn say_defaults_of_changes(schemas: &mut BTreeMap<String, RefOr<Schema>>) {
-    let patches = schemas.iter().filter(|(name, _)| name.ends_with("Patch"));
-    let inner: Vec<String> = patches.clone().flat_map(|(_, schema)| referred_by(schema)).collect();
-    let changes: Vec<String> = patches.map(|(name, _)| name.clone()).chain(inner).collect();
-    for name in changes {
-        if let Some(RefOr::T(Schema::Object(object))) = schemas.get_mut(&name) {
+/// Says the defaults of inputs in words. With a `default` in the schema, some generated clients would send it, which
+/// undoes in a change what it does not name, and others would ask for the member.
+fn say_defaults(schemas: &mut BTreeMap<String, RefOr<Schema>>) {
+    for (_, schema) in schemas.iter_mut().filter(|(name, _)| is_input(name)) {
+        if let RefOr::T(Schema::Object(object)) = schema {
             object.properties.values_mut().for_each(say_default);
         }
     }
 }
 
-/// Names of the schemas that the properties of an object refer to.
-fn referred_by(schema: &RefOr<Schema>) -> Vec<String> {
-    let RefOr::T(Schema::Object(object)) = schema else { return Vec::new() };
-    let parts = object.properties.values().filter_map(|property| match property {
-        RefOr::T(Schema::OneOf(parts)) => Some(&parts.items),
-        RefOr::T(_) | RefOr::Ref(_) => None,
-    });
-    let references = parts.flatten().filter_map(|part| match part {
-        RefOr::Ref(reference) => reference.ref_location.strip_prefix("#/components/schemas/"),
-        RefOr::T(_) => None,
-    });
-    references.map(str::to_owned).collect()
+/// Whether a schema with this name is part of a body that is sent.
+fn is_input(schema: &str) -> bool {
+    schema.ends_with("Input") || schema.ends_with("Patch")
 }
 
 fn say_default(property: &mut RefOr<Schema>) {
@@ -94,11 +82,11 @@ fn say_default(property: &mut RefOr<Schema>) {
         RefOr::T(Schema::OneOf(parts)) => (&mut parts.default, &mut parts.description),
         RefOr::T(_) | RefOr::Ref(_) => return,
     };
-    if let Some(default) = default.take() {
-        let value = default.as_str().map_or_else(|| default.to_string(), str::to_owned);
-        let said = format!("`{value}` in a new webhook that does not say otherwise.");
-        *description = Some(description.take().map_or(said.clone(), |what| format!("{what}\n\n{said}")));
-    }
+    let Some(default) = default.take() else { return };
+    let value = default.as_str().map_or_else(|| default.to_string(), str::to_owned);
+    let what = description.take().unwrap_or_default();
+    let said = if what.contains("default") { what } else { format!("{what}\n\n`{value}` by default.") };
+    *description = Some(said.trim_start().to_owned());
 }
 
 /// Makes a page refer to the schema of its items instead of repeating it.
