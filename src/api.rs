@@ -26,6 +26,7 @@ mod gate;
 mod health;
 mod hops;
 mod host;
+mod html;
 mod idempotency;
 mod key;
 mod keys;
@@ -36,10 +37,12 @@ mod operations;
 mod page;
 mod path;
 mod problem;
+mod problem_pages;
 mod problem_sets;
 mod rate_limits;
 mod receiver;
 mod redaction;
+mod reference;
 mod request_figures;
 mod request_log;
 mod response_layer;
@@ -89,6 +92,9 @@ const MIN_ADMIN_KEY: usize = 32;
 
 /// Path of the OpenAPI document.
 const DOCUMENT: &str = "/openapi.json";
+
+/// Paths beside those in the document. They can only be read, and need no key.
+const UNDOCUMENTED: [&str; 5] = [DOCUMENT, problem_pages::PATH, reference::PAGE, reference::FILE, reference::GUIDE];
 
 /// Where the versioned routes begin.
 const BASE: &str = crate::domain::operational_event::API_BASE;
@@ -258,7 +264,7 @@ pub fn routers(
 ) -> Routers {
     let (routes, document) = routes().split_for_parts();
     let document = document::describe_all(document);
-    let methods = Methods::of(&document, [DOCUMENT]);
+    let methods = Methods::of(&document, &UNDOCUMENTED);
     let document: Bytes = serde_json::to_vec(&document).unwrap_or_default().into();
     let cors = cors::layer(&config.cors_origins);
     let app = App::new(engine, config, connections);
@@ -271,6 +277,10 @@ pub fn routers(
         .with_state(app.clone());
     let api = routes
         .route(DOCUMENT, get(show_document))
+        .route(problem_pages::PATH, get(problem_pages::show))
+        .route(reference::PAGE, get(reference::page))
+        .route(reference::FILE, get(reference::file))
+        .route(reference::GUIDE, get(reference::guide))
         .fallback(response_layer::no_such_route)
         .method_not_allowed_fallback(other_method)
         .layer(middleware::from_fn_with_state(app.clone(), gate::pass))

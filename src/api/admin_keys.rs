@@ -171,12 +171,11 @@ async fn revoke(
     _: NoQuery,
     One(named): One<Named>,
 ) -> Result<StatusCode, Problem> {
-    let conflict = |code, detail| Problem::new(StatusCode::CONFLICT, code, detail);
     let id = match named {
         Named::Stored(id) => id,
         Named::Configured if app.keys().has_configured() => {
             let detail = "this key is in the configuration; change POSTHASTE_ADMIN_KEY and start the server again";
-            return Err(conflict("configured_key", detail));
+            return Err(Problem::conflict("configured_key", detail));
         }
         Named::Configured => return Err(Problem::no_such("key")),
     };
@@ -185,7 +184,7 @@ async fn revoke(
         Revoked::NoSuchKey => return Err(Problem::no_such("key")),
         Revoked::IsLast => {
             let detail = "the engine needs an admin key, and this is the last one; create another one first";
-            return Err(conflict("last_admin_key", detail));
+            return Err(Problem::conflict("last_admin_key", detail));
         }
     }
     app.keys().forget(Stale::AdminKeys);

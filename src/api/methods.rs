@@ -19,9 +19,9 @@ pub(super) struct Methods(Arc<BTreeMap<String, HeaderValue>>);
 
 impl Methods {
     /// The methods of the paths in the document, and of `others`, which can only be read.
-    pub(super) fn of(document: &Document, others: [&str; 1]) -> Self {
+    pub(super) fn of(document: &Document, others: &[&str]) -> Self {
         let listed = document.paths.paths.iter().map(|(path, item)| (path.clone(), allow(item)));
-        let others = others.map(|path| (path.to_owned(), HeaderValue::from_static("GET,HEAD,OPTIONS")));
+        let others = others.iter().map(|path| ((*path).to_owned(), HeaderValue::from_static("GET,HEAD,OPTIONS")));
         Self(Arc::new(listed.chain(others).collect()))
     }
 

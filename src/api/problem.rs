@@ -1,6 +1,8 @@
 //! Problems as the caller sees them: RFC 9457 `application/problem+json`. Only this module turns the errors of the
 //! layers below into a status. [`super::response_layer`] writes a problem out and adds the request's id.
 
+mod kinds;
+
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +17,8 @@ use crate::journal::PublishError;
 use crate::store::StoreError;
 use crate::store::unreadable::UnreadableRow;
 use crate::store::webhooks::MAX_TLS_OPTIONS;
+
+pub(super) use self::kinds::ProblemKind;
 
 /// The answer of a handler that cannot do what it was asked for.
 #[derive(Debug, Clone)]
@@ -57,7 +61,8 @@ pub(super) struct FieldError {
 #[serde(rename_all = "camelCase")]
 #[schema(as = Problem)]
 pub(super) struct ProblemView<'a> {
-    /// `urn:posthaste:problem:`, followed by the code.
+    /// `/problems/`, followed by the code: the page that explains the problem.
+    #[schema(format = "uri-reference", example = "/problems/validation_failed")]
     #[serde(rename = "type")]
     kind: String,
     title: String,
@@ -174,6 +179,11 @@ impl Problem {
         Self::unavailable("stopping", "the engine is stopping; nothing was kept")
     }
 
+    /// The `type` of the problems with this code: where they are explained.
+    pub(super) fn type_of(code: &str) -> String {
+        format!("/problems/{code}")
+    }
+
     pub(super) fn code(&self) -> &'static str {
         self.code
     }
@@ -195,7 +205,7 @@ impl Problem {
     pub(super) fn view<'a>(&'a self, request_id: &'a str) -> ProblemView<'a> {
         let Self { status, code, detail, errors, hint: _, reason: _ } = self;
         ProblemView {
-            kind: format!("urn:posthaste:problem:{code}"),
+            kind: Self::type_of(code),
             title: title(code),
             status: status.as_u16(),
             code,
@@ -303,7 +313,7 @@ mod tests {
         let error = FieldError { pointer: "/name".to_owned(), code: "required", message: "missing".to_owned() };
         let problem = Problem::invalid(vec![error]);
         let view = serde_json::to_value(problem.view("r-1")).unwrap();
-        assert_eq!(view["type"], "urn:posthaste:problem:validation_failed");
+        assert_eq!(view["type"], "/problems/validation_failed");
         assert_eq!(view["title"], "Validation failed");
         assert_eq!(view["status"], 422);
         assert_eq!(view["detail"], "/name: missing");

@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const TAKEN_IN: u64 = 64 * 1024;
 
 pub(super) const BODY: &str = concat!(
-    r#"{"type":"urn:posthaste:problem:overloaded","title":"Overloaded","status":503,"code":"overloaded","#,
+    r#"{"type":"/problems/overloaded","title":"Overloaded","status":503,"code":"overloaded","#,
     r#""detail":"there are as many connections or requests as there may be, and every one is busy","requestId":"none"}"#
 );
 

@@ -60,6 +60,7 @@ mod recall;
 mod receivers;
 mod recovery;
 mod redaction;
+mod reference;
 mod resolving;
 mod retention;
 mod rotation;

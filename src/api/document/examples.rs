@@ -9,7 +9,7 @@ use utoipa::openapi::path::Operation;
 use utoipa::openapi::{Content, RefOr};
 
 use self::objects::{page, with};
-use crate::api::problem::title;
+use crate::api::problem::{Problem, title};
 
 /// Adds the examples of one operation.
 pub(super) fn add(operation: &mut Operation) {
@@ -207,7 +207,7 @@ pub(super) fn problem(status: StatusCode) -> Value {
         _ => ("internal", "the request failed on our side; the log knows why"),
     };
     let problem = json!({
-        "type": format!("/problems/{code}"),
+        "type": Problem::type_of(code),
         "title": title(code),
         "status": status.as_u16(),
         "code": code,
