@@ -13,7 +13,8 @@ use utoipa::openapi::{
 
 use super::Tags;
 use super::examples::{delivered, objects::payload};
-use crate::engine::{DISABLED_EVENT, FAILING_EVENT, TEST_EVENT};
+use crate::domain::operational_event::OperationalKind::{DeliveryFailed, WebhookSuspended};
+use crate::engine::TEST_EVENT;
 
 /// Name of the schema of the body.
 const BODY: &str = "DeliveredEvent";
@@ -60,7 +61,7 @@ const ANSWERS: [(&str, &str); 4] = [
         "2XX",
         "The delivery is a success. The answer must come within the webhook's `timeoutMs`, five seconds by default.",
     ),
-    ("410", "The delivery has failed, and the webhook is switched off."),
+    ("410", "The delivery has failed, and the webhook is suspended."),
     ("429", "Too many requests: the retry waits as `Retry-After` asks, if that is longer than the schedule."),
     (
         "default",
@@ -126,25 +127,28 @@ fn body() -> RefOr<Schema> {
     properties.into_iter().fold(object, |object, (name, schema)| object.property(name, schema).required(name)).into()
 }
 
-/// A published event, and the events of the engine itself.
+/// A published event, a test, and operational events.
 fn bodies() -> [(&'static str, RefOr<Example>); 4] {
+    const WEBHOOK: &str = "wh_06h2a9h6c9pej3t03npfp03amc";
     let of = |summary: &str, kind: &str, data: Value| -> RefOr<Example> {
         ExampleBuilder::new().summary(summary).value(Some(delivered(kind, data))).build().into()
     };
-    let told =
-        |reason: &str| json!({"webhookId": "wh_06h2a9h6c9pej3t03npfp03amc", "name": "Billing sync", "reason": reason});
-    let test = json!({"webhookId": "wh_06h2a9h6c9pej3t03npfp03amc", "message": "This is a test event from Posthaste."});
+    let test = json!({"webhookId": WEBHOOK, "message": "This is a test event from Posthaste."});
+    let suspended = json!({
+        "sequence": 71, "path": format!("/api/v1/webhooks/{WEBHOOK}"), "webhookId": WEBHOOK, "name": "Billing sync",
+        "previous": "active", "current": "suspended", "reason": "the receiver answered 410 Gone",
+        "failingSince": "2026-11-25T02:33:06.940Z",
+    });
+    let delivery = "dlv_06h2a9h6dto010000000001000";
+    let failed = json!({
+        "sequence": 72, "path": format!("/api/v1/deliveries/{delivery}"), "webhookId": WEBHOOK, "name": "Billing sync",
+        "deliveryId": delivery, "eventId": "evt_06h2a9h6dto010000000000000", "event": "conversation.created",
+        "previous": "pending", "current": "failed", "attempts": 4, "outcome": "rejected", "statusCode": 500,
+    });
     [
         ("published", of("A published event", "conversation.created", payload())),
         ("test", of("`POST /webhooks/{id}/test`", TEST_EVENT, test)),
-        (
-            "failing",
-            of(
-                "Another webhook has only failed for most of the time after which it is switched off",
-                FAILING_EVENT,
-                told("all attempts have failed since 2026-11-25T02:33:06.940Z"),
-            ),
-        ),
-        ("disabled", of("Another webhook was switched off", DISABLED_EVENT, told("it answered 410 Gone"))),
+        ("suspended", of("Another webhook is suspended", WebhookSuspended.as_str(), suspended)),
+        ("failed", of("A delivery of another webhook has failed", DeliveryFailed.as_str(), failed)),
     ]
 }

@@ -116,7 +116,9 @@ fn parameters(operation: &mut Operation, named: &mut Named) {
     let lists_webhooks = operation.operation_id.as_deref() == Some("listWebhooks");
     for parameter in operation.parameters.iter_mut().flatten() {
         let RefOr::T(parameter) = parameter else { continue };
-        if let (Some(values), Some(schema)) = (enums::of_parameter(&parameter.name, lists_webhooks), &mut parameter.schema) {
+        if let (Some(values), Some(schema)) =
+            (enums::of_parameter(&parameter.name, lists_webhooks), &mut parameter.schema)
+        {
             values.restrict(schema, named);
         }
     }
