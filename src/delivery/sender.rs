@@ -109,7 +109,7 @@ impl Sender {
             }
             Err(_) => Report::unanswered(Outcome::TimedOut, report::too_slow(target.timeout), watch),
         };
-        report.request = called.at(called_address::noted());
+        report.request = called.at(called_address::noted(), &report.outcome);
         if let (Some(source), Some(token), Some(401)) = (target.tokens(), &token, report.status) {
             self.tokens.discard(source, token);
         }

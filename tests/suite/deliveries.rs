@@ -46,8 +46,12 @@ async fn a_failed_manual_attempt_eats_no_automatic_retry() {
 on_both!(an_attempt_shows_what_it_has_called);
 async fn an_attempt_shows_what_it_has_called() {
     let world = World::start().await;
-    let settings = json!({"headers": {"X-Team": "billing"}, "auth": {"type": "bearer", "token": "a-token-of-theirs"}});
-    let hook = world.hook(Receiver::ok(), settings).await;
+    let settings = json!({
+        "headers": {"X-Team": "billing"}, "auth": {"type": "bearer", "token": "a-token-of-theirs"},
+        "retryPolicy": {"maxRetries": 0},
+    });
+    let (receiver, answer) = Receiver::told(500);
+    let hook = world.hook(receiver, settings).await;
     let event = world.publish("message.sent").await;
     let delivery = world.settled(&event).await;
     let (shown, sent) = (attempts(&delivery)[0]["request"].clone(), hook.requests()[0].clone());
@@ -66,6 +70,15 @@ async fn an_attempt_shows_what_it_has_called() {
     for list in ["/deliveries", &hook.path("/logs"), &format!("/events/{}/deliveries", event.id)] {
         assert_eq!(world.client().walk(list).await[0]["lastAttempt"]["request"], shown, "{list}");
     }
+
+    answer.store(200, Ordering::Relaxed);
+    let succeeded = world.settled(&world.publish("message.sent").await).await;
+    let shown_then = attempts(&succeeded)[0]["request"].clone();
+    let without = ["cdn-loop", "user-agent", "webhook-signature", "x-webhook-signature"];
+    let names =
+        |request: &Value| -> Vec<String> { request["headers"].as_object().expect("headers").keys().cloned().collect() };
+    let kept: Vec<String> = names(&shown).into_iter().filter(|name| !without.contains(&name.as_str())).collect();
+    assert_eq!((&shown_then["address"], names(&shown_then)), (&shown["address"], kept), "a success keeps less");
 }
 
 on_both!(a_request_without_an_answer_shows_its_address_too);

@@ -18,7 +18,8 @@ pub(super) struct RequestView {
     /// Address and port that the connection led to. Null when no connection was made, unless the URL or its name has
     /// just one address; and when a kept connection gave no answer.
     address: Option<String>,
-    /// The headers that the engine has set. Values of the webhook's own headers, and of `authorization`, are shown as
+    /// The headers that the engine has set; of an attempt that succeeded without the signatures, `cdn-loop` and
+    /// `user-agent`. Values of the webhook's own headers, and of `authorization`, are shown as
     /// `[redacted]`. The HTTP client has added `host`, `content-length` and `accept`.
     headers: BTreeMap<String, String>,
 }
@@ -35,18 +36,23 @@ impl RequestView {
 
 fn headers(attempt: AttemptId, event: &str, parts: &RequestParts<'_>) -> BTreeMap<String, String> {
     let AttemptId { delivery, number } = attempt;
+    let proof = parts.proof.iter().flat_map(|proof| {
+        [
+            ("user-agent", proof.user_agent.to_string()),
+            ("cdn-loop", proof.cdn_loop.to_string()),
+            ("x-webhook-signature", proof.signature.to_string()),
+            ("webhook-signature", proof.standard_signature.to_string()),
+        ]
+    });
     let engine = [
         ("content-type", "application/json".to_owned()),
-        ("user-agent", parts.user_agent.to_string()),
-        ("cdn-loop", parts.cdn_loop.to_string()),
-        ("x-webhook-signature", parts.signature.to_string()),
         ("x-webhook-event", event.to_owned()),
         ("x-webhook-delivery", delivery.to_string()),
         ("x-webhook-attempt", number.to_string()),
         ("webhook-id", EventId(delivery.event).to_string()),
         ("webhook-timestamp", parts.unix_seconds.to_string()),
-        ("webhook-signature", parts.standard_signature.to_string()),
     ];
+    let engine = engine.into_iter().chain(proof);
     let hidden = parts.hidden.iter().map(|name| (name.to_string(), REDACTED.to_owned()));
-    engine.into_iter().map(|(name, value)| (name.to_owned(), value)).chain(hidden).collect()
+    engine.map(|(name, value)| (name.to_owned(), value)).chain(hidden).collect()
 }

@@ -9,7 +9,8 @@ use url::Host;
 use super::request::{WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP, X_WEBHOOK_SIGNATURE};
 use crate::delivery::hops::CDN_LOOP;
 use crate::delivery::target::Target;
-use crate::domain::request::{RequestParts, SentRequest};
+use crate::domain::outcome::Outcome;
+use crate::domain::request::{Proof, RequestParts, SentRequest};
 
 /// The parts of a request that differ from attempt to attempt. A clone of a header value copies nothing.
 pub(super) struct Called<'a> {
@@ -38,7 +39,7 @@ impl<'a> Called<'a> {
     }
 
     /// The request as it is stored, with the address that was called as far as it is known.
-    pub(super) fn at(&self, noted: Option<SocketAddr>) -> Option<SentRequest> {
+    pub(super) fn at(&self, noted: Option<SocketAddr>, outcome: &Outcome) -> Option<SentRequest> {
         let own = self.target.headers.iter().map(|(name, _)| name.as_str());
         let token = self.has_token.then_some(AUTHORIZATION.as_str());
         let url = &self.target.url;
@@ -50,12 +51,20 @@ impl<'a> Called<'a> {
             url: url.as_str().into(),
             address: noted.map(with_port).or_else(literal),
             unix_seconds: text(self.timestamp.as_ref()).parse().unwrap_or_default(),
+            proof: (*outcome != Outcome::Success).then(|| self.proof()),
+            hidden: own.chain(token).map(Cow::from).collect(),
+        })
+    }
+}
+
+impl Called<'_> {
+    fn proof(&self) -> Proof<'_> {
+        Proof {
             signature: text(self.signature.as_ref()),
             standard_signature: text(self.standard_signature.as_ref()),
             cdn_loop: text(self.cdn_loop.as_ref()),
             user_agent: text(self.user_agent.as_ref()),
-            hidden: own.chain(token).map(Cow::from).collect(),
-        })
+        }
     }
 }
 
