@@ -1,5 +1,7 @@
 //! What a person can do with a delivery: read it, retry it, cancel it.
 
+use std::sync::atomic::Ordering;
+
 use serde_json::{Value, json};
 
 use crate::support::databases::on_both;

@@ -26,11 +26,8 @@ fn sources(folder: &Path, found: &mut Vec<String>) {
     }
 }
 
-/// The code in the arguments of a call that makes a problem: their first text, if it stands there.
+/// The code in the arguments of a call that makes a problem: the first text in them, if it stands there.
 fn code_in(arguments: &str) -> Option<&str> {
-    let arguments = arguments
-        .strip_prefix("StatusCode::")
-        .map_or(arguments, |rest| rest.split_once(',').map_or("", |(_, rest)| rest));
     let code = arguments.trim_start().strip_prefix('"')?.split('"').next()?;
     code.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_').then_some(code)
 }
@@ -40,14 +37,15 @@ fn used() -> BTreeSet<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut texts = Vec::new();
     sources(&root.join("src/api"), &mut texts);
-    let makers = ["new(", "bad_request(", "conflict(", "unauthenticated(", "unavailable("];
+    // A call of `new` gives the status first.
+    let makers = ["new(StatusCode::", "bad_request(", "conflict(", "unauthenticated(", "unavailable("];
     let mut codes = BTreeSet::new();
     for text in &texts {
-        for maker in makers {
-            for owner in ["Problem::", "Self::"] {
-                let mark = format!("{owner}{maker}");
-                let calls = text.split(&mark).skip(1);
-                codes.extend(calls.filter_map(|call| code_in(call.trim_start())).map(str::to_owned));
+        for (maker, owner) in makers.iter().flat_map(|maker| ["Problem::", "Self::"].map(|owner| (maker, owner))) {
+            let mark = format!("{owner}{maker}");
+            for call in text.split(&mark).skip(1) {
+                let (_, after_status) = call.split_once(',').unwrap_or_default();
+                codes.extend(code_in(if maker.starts_with("new") { after_status } else { call }).map(str::to_owned));
             }
         }
     }
@@ -58,8 +56,8 @@ fn used() -> BTreeSet<String> {
 fn explained() -> BTreeSet<String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/api/problem/kinds.rs");
     let text = fs::read_to_string(path).expect("the explanations");
-    let entries = text.split("\n    (\n        \"").skip(1);
-    entries.map(|entry| entry.split('"').next().expect("a code").to_owned()).collect()
+    let (_, table) = text.split_once("const ALL").expect("the table");
+    table.split("\n    (").skip(1).filter_map(code_in).map(str::to_owned).collect()
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::domain::id::{DeliveryId, EventSeq, TenantId, WebhookId, WebhookNum};
 use crate::domain::moment::UnixMillis;
 use crate::domain::outcome::OutcomeKind;
 use crate::domain::policy::Policy;
-use crate::domain::request::{RequestParts, SentRequest};
+use crate::domain::request::{Proof, RequestParts, SentRequest};
 use crate::domain::shard::ShardNum;
 use crate::journal::{AttemptRecord, Draft, Journal, Published, Record, Running};
 use crate::secrets::MasterKey;
@@ -366,10 +366,12 @@ pub(super) fn request_parts() -> RequestParts<'static> {
         url: "https://a.example/hooks".into(),
         address: Some(([192, 0, 2, 7], 443).into()),
         unix_seconds: 1_800_000_000,
-        signature: "5257".into(),
-        standard_signature: "v1,K5o=".into(),
-        cdn_loop: "posthaste-1".into(),
-        user_agent: "Posthaste/0.1.0".into(),
+        proof: Some(Proof {
+            signature: "5257".into(),
+            standard_signature: "v1,K5o=".into(),
+            cdn_loop: "posthaste-1".into(),
+            user_agent: "Posthaste/0.1.0".into(),
+        }),
         hidden: vec!["x-team".into()],
     }
 }
