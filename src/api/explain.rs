@@ -135,7 +135,7 @@ async fn of_event(
 }
 
 /// Explains for each webhook whether an event that is not published would be owed to it; newest webhook first.
-#[utoipa::path(post, path = "/explain", tag = "events", operation_id = "explain", request_body = ExplainInput,
+#[utoipa::path(post, path = "/explain", tag = "events", operation_id = "explainDraft", request_body = ExplainInput,
     params(("webhookId" = Option<String>, Query, description = "only this webhook"), PageParams),
     responses((status = 200, body = PageView<ExplanationView>), ActionProblems))]
 async fn of_type(

@@ -8,6 +8,7 @@ use sea_orm::{FromQueryResult, Statement};
 
 use crate::domain::id::EventSeq;
 use crate::domain::moment::UnixMillis;
+use crate::domain::operation::OperationState;
 
 use super::deliveries::OWED_WEBHOOKS;
 use super::{Store, StoreError};
@@ -18,6 +19,10 @@ const STATES: [&str; 5] = ["active", "paused", "inactive", "suspended", "circuit
 
 /// Why deliveries that are due are not sent, as far as rows tell.
 const REASONS: [&str; 7] = ["dispatch", "ready", "ordered", "suspended", "circuit_open", "paused", "inactive"];
+
+/// The states of operations that have not ended. A cancelled one waits for attempts that it has asked for.
+const OPEN: [OperationState; 4] =
+    [OperationState::Counting, OperationState::Running, OperationState::Paused, OperationState::Cancelled];
 
 /// What rows say of a webhook `w` and its health `h`.
 const STATE: &str = "WHEN NOT w.is_active THEN 'inactive' WHEN w.paused_at IS NOT NULL THEN 'paused' \
@@ -33,6 +38,8 @@ pub struct DatabaseGauges {
     pub breakers_open: u64,
     /// For how long the delivery that is due for longest has been due, by the reason why it waits. Zero if none is due.
     pub oldest_due: Vec<(&'static str, Duration)>,
+    /// Operations that have not ended, by state.
+    pub operations: Vec<(&'static str, u64)>,
 }
 
 #[derive(Debug, FromQueryResult)]
@@ -46,6 +53,12 @@ struct StateRow {
 struct DueRow {
     reason: String,
     due: i64,
+}
+
+#[derive(Debug, FromQueryResult)]
+struct OperationsRow {
+    state: i16,
+    operations: i64,
 }
 
 #[derive(Debug, FromQueryResult)]
@@ -85,7 +98,14 @@ impl Store {
             let found = states.iter().find(|row| row.state == state);
             (state, found.map_or(0, |row| row.webhooks.unsigned_abs()))
         };
+        let sql = "SELECT state, COUNT(*) AS operations FROM operation WHERE finished_at IS NULL GROUP BY state";
+        let open = OperationsRow::find_by_statement(Statement::from_string(backend, sql)).all(on).await?;
+        let operations = |state: &OperationState| {
+            let found = open.iter().find(|row| row.state == state.code());
+            (state.as_str(), found.map_or(0, |row| row.operations.unsigned_abs()))
+        };
         Ok(DatabaseGauges {
+            operations: OPEN.iter().map(operations).collect(),
             webhooks: STATES.map(webhooks).into(),
             breakers_open: states.iter().map(|row| row.breakers.unsigned_abs()).sum(),
             oldest_due: REASONS.map(oldest_due).into(),

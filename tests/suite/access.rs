@@ -132,7 +132,8 @@ async fn an_admin_acts_for_the_tenant_that_it_names() {
     let seen = world.admin().for_tenant(&world.tenant.id).walk("/webhooks").await;
 
     assert_eq!(seen.iter().map(|webhook| text(webhook, "id")).collect::<Vec<_>>(), vec![ours.id.clone()]);
-    world.admin().get("/webhooks").await.refusal();
+    assert_eq!(world.admin().walk("/webhooks").await.len(), 2, "an admin who names none sees those of all");
+    world.admin().get("/events").await.refusal();
     let unknown = other.id.replace(&other.id[other.id.len() - 4..], "0000");
     world.admin().for_tenant(&unknown).get("/webhooks").await.refusal();
     // A tenant's key stays in its tenant, whatever the tenant header says.
@@ -247,6 +248,6 @@ async fn an_admin_reads_and_steers_by_id_without_naming_the_tenant() {
         stranger.get(&hook.path("")).await.problem(404);
         stranger.get(&format!("/deliveries/{delivery}")).await.problem(404);
     }
-    assert_eq!(admin.get("/webhooks").await.problem(400).code(), "tenant_required");
+    assert_eq!(admin.get("/events").await.problem(400).code(), "tenant_required");
     assert_eq!(admin.get("/webhooks/wh_06h21jdq7lpj9dsn45uqq8elg0").await.problem(404).code(), "not_found");
 }

@@ -148,7 +148,8 @@ on_both!(a_cancelled_delivery_is_not_tried_again);
 /// The control webhook has the same schedule; its retry proves that the cancelled one's was due.
 async fn a_cancelled_delivery_is_not_tried_again() {
     let world = World::start().await;
-    let policy = json!({"events": ["a.*"], "retryPolicy": quick_retries(5)});
+    let retries = json!({"maxRetries": 5, "backoffStrategy": "schedule", "scheduleSeconds": [5]});
+    let policy = json!({"events": ["a.*"], "retryPolicy": retries});
     let hook = world.hook(Receiver::status(500), policy.clone()).await;
     let event = world.publish("a.b").await;
     let first = |delivery: &Value| each_attempt(delivery, "outcome") == ["rejected"];

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
+use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::client::Client;
+use crate::support::client::{Client, send};
 use crate::support::databases::{On, on_both};
 use crate::support::fact;
 use crate::support::fleet::{Fleet, make_hooks};
@@ -292,6 +293,11 @@ async fn what_others_have_sent_or_cancelled_meanwhile_is_skipped() {
     let id = failed.begin(&json!({"kind": "retry", "ratePerSecond": 1})).await;
     failed.when(&id, "it runs", |operation| operation["state"] == "running").await;
     failed.client().act(&format!("/operations/{id}/pause")).await.expect(200);
+    fact::until("the metrics show it", async || {
+        let page = send(failed.world.admin().root(Method::GET, "/metrics")).await.text;
+        page.contains("posthaste_operations{state=\"paused\"} 1\n").then_some(())
+    })
+    .await;
     failed.accept_from_now_on();
     let other = failed.begin(&json!({"kind": "retry", "ratePerSecond": 1000})).await;
     let [_, _, by_other, failed_by_other, _] = counts(&failed.done(&other).await);

@@ -75,7 +75,7 @@ fn assert_is_in_the_future(backlog: &Value) {
 /// The sentence with `…` for the parts that differ each time.
 fn normalised(why: &str) -> String {
     let word = |word: &str| {
-        let bare = word.trim_end_matches([';', ',', '.']);
+        let bare = word.trim_end_matches([';', ',', '.', ':']);
         let rest = &word[bare.len()..];
         let is_time = bare.starts_with("20") && bare.ends_with('Z');
         let is_id = ["dlv_", "evt_", "key_"].iter().any(|prefix| bare.starts_with(prefix));

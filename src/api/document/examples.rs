@@ -58,6 +58,7 @@ fn request(operation: &str) -> Option<Value> {
             {"event": "conversation.created", "data": objects::payload()},
             {"event": "call.*", "data": {"callId": "k_17"}},
         ]}),
+        "explainDraft" => json!({"event": "conversation.created"}),
         "createOperation" => json!({"kind": "retry", "statusCode": 503}),
         "updateOperation" => json!({"ratePerSecond": 20}),
         _ => return None,
@@ -111,7 +112,10 @@ fn of_access(operation: &str) -> Option<Value> {
 fn of_webhook(operation: &str) -> Option<Value> {
     let signing = json!({"secret": "whsec_gwFqi3oInlytuM16ux9BUfWHTVBAC5oXBosYXIlyUXk="});
     Some(match operation {
-        "listWebhooks" => with(page(objects::webhook()), json!({"unreadable": []})),
+        "listWebhooks" => {
+            let standing = json!({"state": "active", "oldestPendingAt": null, "trouble": null});
+            with(page(with(objects::webhook(), standing)), json!({"unreadable": []}))
+        }
         "createWebhook" => with(objects::webhook(), signing),
         "readWebhook" => objects::webhook(),
         "updateWebhook" => with(objects::webhook(), json!({"timeoutMs": 8000})),
@@ -142,6 +146,8 @@ fn of_work(operation: &str, status: &str) -> Option<Value> {
         "publishEvent" => objects::published(),
         "publishEvents" => json!({"results": [objects::published(), {"error": refused_event()}]}),
         "listEvents" => page(objects::event_summary()),
+        "explainEvent" => page(objects::explanation()),
+        "explainDraft" => page(with(objects::explanation(), json!({"config": "now", "delivery": null}))),
         "readEvent" => {
             let progress = json!({"matched": 1, "owed": 0, "pending": 0, "success": 1, "failed": 0, "cancelled": 0});
             with(objects::event_summary(), json!({"progress": progress, "data": objects::payload()}))

@@ -152,7 +152,8 @@ fn write_database(page: &mut Exposition, timings: &TimingFigures) {
     }
 }
 
-fn write_gauges(page: &mut Exposition, DatabaseGauges { webhooks, breakers_open, oldest_due }: &DatabaseGauges) {
+fn write_gauges(page: &mut Exposition, gauges: &DatabaseGauges) {
+    let DatabaseGauges { webhooks, breakers_open, oldest_due, operations } = gauges;
     let mut family = page.family("posthaste_webhooks", Kind::Gauge, "Webhooks in the database, by state");
     for (state, count) in webhooks {
         family.sample(&[("state", state)], count);
@@ -163,6 +164,10 @@ fn write_gauges(page: &mut Exposition, DatabaseGauges { webhooks, breakers_open,
     let mut family = page.family("posthaste_oldest_due_seconds", Kind::Gauge, help);
     for (reason, age) in oldest_due {
         family.sample(&[("reason", reason)], age.as_secs_f64());
+    }
+    let mut family = page.family("posthaste_operations", Kind::Gauge, "Operations that have not ended, by state");
+    for (state, count) in operations {
+        family.sample(&[("state", state)], count);
     }
 }
 

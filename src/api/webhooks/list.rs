@@ -46,7 +46,7 @@ const FILTERS: [&str; 5] = ["isActive", "q", "state", "event", "sort"];
 pub(in crate::api) struct ListedView {
     #[serde(flatten)]
     webhook: WebhookView,
-    /// `active`, `paused`, `inactive`, `circuit_open` or `quarantined`. Of a webhook that another node serves, as that
+    /// `active`, `paused`, `inactive`, `suspended`, `circuit_open` or `quarantined`. Of a webhook that another node serves, as that
     /// node has saved it.
     #[schema(value_type = String)]
     state: &'static str,
@@ -65,8 +65,8 @@ pub(in crate::api) struct TroubleView {
     /// `quarantined`, `suspended`, `circuit_open`, `failing` or `backlog`
     #[schema(value_type = String)]
     kind: &'static str,
-    /// Since when it is suspended, or the receiver has only failed, or when the oldest pending event was accepted; null if neither is
-    /// known.
+    /// Since when it is suspended, or the receiver has only failed, or when the oldest pending event was accepted; null
+    /// if that is not known.
     #[schema(value_type = Option<String>, format = DateTime)]
     since: Option<UnixMillis>,
 }
@@ -101,9 +101,10 @@ struct SearchText(String);
 
 impl Filter for SearchText {
     fn read(name: &str, value: &str) -> Result<Self, Problem> {
+        let value: String = Filter::read(name, value)?;
         let length = value.chars().count();
         if (1..=MAX_TEXT).contains(&length) {
-            return Ok(Self(value.to_owned()));
+            return Ok(Self(value));
         }
         let detail = format!("{name}: a text of {length} characters was given, 1 to {MAX_TEXT} are accepted");
         Err(Problem::bad_request("invalid_parameter", detail))
@@ -147,7 +148,7 @@ impl Position for WebhookPosition {
 #[utoipa::path(get, path = "/webhooks", tag = "webhooks", operation_id = "listWebhooks",
     params(("isActive" = Option<bool>, Query),
         ("q" = Option<String>, Query, description = "a part of the name, the URL or the id, in any case"),
-        ("state" = Option<String>, Query, description = "active, paused, inactive, circuit_open or quarantined"),
+        ("state" = Option<String>, Query, description = "active, paused, inactive, suspended, circuit_open or quarantined"),
         ("event" = Option<String>, Query, description = "an event type that the webhook is subscribed to"),
         ("sort" = Option<String>, Query, description = "`created` (newest first, the default), `name` (over all \
             tenants, tenant by tenant) or `trouble` (worst first)"), PageParams),

@@ -126,7 +126,7 @@ impl Operation {
         let is = |prefix: &str| self.path.starts_with(&format!("/api/v1/{prefix}"));
         if is("audit") || is("sessions") {
             "manage"
-        } else if self.method == Method::GET || is("explain") {
+        } else if self.method == Method::GET || is("explainDraft") {
             "read"
         } else if is("events") && self.method == Method::POST {
             "publish"
@@ -194,7 +194,7 @@ impl Operation {
         Some(match self.name.as_str() {
             "createEventType" => json!({"name": "isolation.test"}),
             "updateEventType" => json!({"description": "changed"}),
-            "explain" => json!({"event": "message.sent"}),
+            "explainDraft" => json!({"event": "message.sent"}),
             "publishEvent" => json!({"event": "message.sent", "data": {}}),
             "publishEvents" => json!({"events": [{"event": "message.sent", "data": {}}]}),
             "createTenant" | "updateTenant" => json!({"name": "Changed"}),

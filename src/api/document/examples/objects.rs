@@ -229,6 +229,32 @@ pub(super) fn attempt() -> Value {
         "responseHeaders": {"date": "Sun, 29 Nov 2026 02:33:06 GMT", "server": "nginx"},
         "responseBody": "",
         "responseBodyTruncated": false,
+        "request": {
+            "url": "https://example.com/hooks",
+            "address": "203.0.113.7:443",
+            "headers": {
+                "content-type": "application/json",
+                "webhook-id": EVENT,
+                "webhook-timestamp": "1795919586",
+                "x-team": "[redacted]",
+                "x-webhook-attempt": "1",
+                "x-webhook-delivery": DELIVERY,
+                "x-webhook-event": "conversation.created",
+            },
+        },
+    })
+}
+
+/// Why an event was owed to a webhook.
+pub(super) fn explanation() -> Value {
+    json!({
+        "webhookId": WEBHOOK,
+        "matched": true,
+        "reason": "matched",
+        "clause": "events",
+        "was": ["conversation.created"],
+        "config": "then",
+        "delivery": {"id": DELIVERY, "status": "success"},
     })
 }
 
