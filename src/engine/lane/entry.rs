@@ -92,11 +92,12 @@ pub(super) fn of_former_url(outcome: Outcome) -> Outcome {
 }
 
 /// The delivery's state after an attempt while the webhook is suspended: a failure uses up no retry, because nothing
-/// that is owed may be lost meanwhile.
+/// that is owed may be lost meanwhile. The delivery waits behind the others, so that one that the receiver never accepts
+/// does not keep the webhook suspended.
 pub(super) fn after_probe(entry: &Entry, outcome: &Outcome, now: UnixMillis) -> DeliveryState {
     let Entry { state, event, .. } = entry;
     if *outcome != Outcome::Success && state.manual.is_none() && event.kind != TEST_EVENT {
-        return waiting(*state, state.tries, state.next_at.or(Some(now)));
+        return waiting(*state, state.tries, Some(now));
     }
     after_attempt(&Policy::default(), entry, outcome, 0.0, now)
 }

@@ -126,7 +126,7 @@ impl Operation {
         let is = |prefix: &str| self.path.starts_with(&format!("/api/v1/{prefix}"));
         if is("audit") || is("sessions") {
             "manage"
-        } else if self.method == Method::GET || is("explainDraft") {
+        } else if self.method == Method::GET || is("explain") {
             "read"
         } else if is("events") && self.method == Method::POST {
             "publish"

@@ -64,16 +64,23 @@ fn what_is_owed_waits_in_rows_and_a_probe_an_hour_uses_up_no_retry() {
     let mut bench = suspended(patient());
     let effects = bench.on(offer(1));
     assert_eq!((deferred(&effects), started(&effects).len()), (1, 0));
+    let (mut probed, mut states) = (Vec::new(), [1, 2, 3].map(|seq| (seq, pending(START))));
     for probes in 1..=24 {
-        bench.elapsed = HOUR * u32::from(probes) - Duration::from_secs(1);
-        assert!(started(&bench.on(Input::Tick)).is_empty());
-        let read = if probes == 1 { bench.on(Input::Loaded { entries: rows(1..9), next: None }) } else { Vec::new() };
-        assert!(started(&read).is_empty());
-        bench.elapsed = HOUR * u32::from(probes);
-        assert_eq!(started(&bench.on(Input::Tick)), [1]);
-        let state = bench.finish(1, Outcome::ConnectFailed);
-        assert_eq!((state.status, state.attempts, state.tries), (Status::Pending, probes, 0));
+        bench.elapsed = HOUR * probes - Duration::from_secs(1);
+        let read = bench.on(Input::Tick);
+        let [Effect::Load { known, .. }] = &read[..] else { panic!("rows are read: {read:?}") };
+        let missing = states.iter().filter(|(seq, _)| !known.contains(&EventSeq(*seq)));
+        let row = |(seq, state): &(i64, _)| Entry::stored(Due { event: event(*seq), state: *state }, InDoubt::NOTHING);
+        let entries = missing.map(row).collect();
+        assert!(started(&bench.on(Input::Loaded { entries, next: None })).is_empty());
+        bench.elapsed = HOUR * probes;
+        let [probe] = started(&bench.on(Input::Tick))[..] else { panic!("one probe") };
+        let state = bench.finish(probe, Outcome::ConnectFailed);
+        assert_eq!((state.status, state.tries), (Status::Pending, 0));
+        states.iter_mut().filter(|(seq, _)| *seq == probe).for_each(|(_, of)| *of = state);
+        probed.push(probe);
     }
+    assert_eq!(probed, [1, 2, 3].repeat(8), "each in turn, so that one that is never accepted holds up no other");
 }
 
 #[test]
