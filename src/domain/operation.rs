@@ -130,10 +130,14 @@ impl Selection {
 /// Whether one of these subscriptions is for events of this type: an exact type, a prefix that ends with `.*`, or `*`.
 #[must_use]
 pub fn is_any_for(subscriptions: &[String], kind: &str) -> bool {
-    subscriptions.iter().any(|subscription| match subscription.strip_suffix('*') {
+    subscriptions.iter().any(|subscription| is_for(subscription, kind))
+}
+
+pub(super) fn is_for(subscription: &str, kind: &str) -> bool {
+    match subscription.strip_suffix('*') {
         Some(prefix) => kind.starts_with(prefix),
         None => kind == subscription,
-    })
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 
 use super::id::TenantNum;
 use super::moment::UnixMillis;
+use super::operation::is_for;
 
 /// The path under which the API stands.
 pub const API_BASE: &str = "/api/v1";
@@ -58,6 +59,12 @@ impl OperationalKind {
     }
 }
 
+/// Whether a subscription is for events of this type. One to `*` is not for operational events.
+#[must_use]
+pub fn is_subscribed(subscription: &str, kind: &str) -> bool {
+    is_for(subscription, kind) && !(subscription == "*" && OperationalKind::is_one(kind))
+}
+
 /// An operational event that is to be published.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OperationalEvent {
@@ -75,5 +82,23 @@ impl OperationalEvent {
         let Value::Object(mut data) = data else { return Self { tenant, kind, data: Map::new(), at } };
         data.insert("path".to_owned(), Value::from(format!("{API_BASE}{of}")));
         Self { tenant, kind, data, at }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_subscription_to_everything_leaves_operational_events_out() {
+        for (subscription, kind, expected) in [
+            ("*", "webhook.paused", false),
+            ("*", "order.paid", true),
+            ("webhook.*", "webhook.paused", true),
+            ("webhook.paused", "webhook.paused", true),
+            ("webhook.paused", "webhook.resumed", false),
+        ] {
+            assert_eq!(is_subscribed(subscription, kind), expected, "{subscription} {kind}");
+        }
     }
 }

@@ -1,5 +1,5 @@
 //! What an attempt called: the URL, the address, and the headers that were sent. Kept as one short text, written once
-//! for each attempt: whatever follows from the delivery, such as `webhook-id`, is left out of it. Pure.
+//! for each attempt: what follows from the delivery, such as `webhook-id`, is left out of it. Pure.
 
 use std::borrow::Cow;
 use std::net::SocketAddr;

@@ -6,8 +6,7 @@ use std::collections::HashMap;
 use crate::domain::delivery::Status;
 use crate::domain::id::{DeliveryId, EventSeq, TenantNum, WebhookId, WebhookNum};
 use crate::domain::moment::UnixMillis;
-use crate::domain::operation::is_any_for;
-use crate::domain::operational_event::OperationalKind;
+use crate::domain::operational_event::is_subscribed;
 use crate::store::StoreError;
 use crate::store::deliveries::OwedRow;
 use crate::store::events::StoredEvent;
@@ -154,17 +153,14 @@ fn obstacle(entry: &WebhookEntry, kind: &str) -> Option<Reason> {
     }
 }
 
-/// Operational events do not go to webhooks that are subscribed to everything.
 fn subscription_for(entry: &WebhookEntry, kind: &str) -> Option<String> {
-    let is_own = OperationalKind::is_one(kind);
-    let mut subscriptions = entry.events.iter().flatten();
-    let is_for = |one: &&String| is_any_for(std::slice::from_ref(*one), kind) && !(is_own && *one == "*");
-    subscriptions.find(is_for).cloned()
+    entry.events.iter().flatten().find(|one| is_subscribed(one, kind)).cloned()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::operational_event::OperationalKind;
 
     const ACCEPTED: UnixMillis = UnixMillis(1_800_000_000_000);
 

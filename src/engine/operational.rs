@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::value::RawValue;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::domain::event::Event;
 use crate::domain::health::SuspensionCause;
@@ -123,8 +123,7 @@ async fn publish_all(context: &EngineContext, store: &Store) -> Result<(), NotPu
 }
 
 fn draft_of(context: &EngineContext, event: ToPublish) -> Draft {
-    let ToPublish { sequence, tenant, kind, data, at } = event;
-    let mut data: Map<String, Value> = serde_json::from_str(&data).unwrap_or_default();
+    let ToPublish { sequence, tenant, kind, mut data, at } = event;
     data.insert("sequence".to_owned(), sequence.into());
     let targets = context.routes.matching_by_name(tenant, &kind);
     Draft {

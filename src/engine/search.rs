@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use crate::domain::id::{TenantNum, WebhookNum};
 use crate::domain::moment::UnixMillis;
-use crate::domain::operation::is_any_for;
+use crate::domain::operational_event::is_subscribed;
 use crate::journal::ledger::Among;
 use crate::store::StoreError;
 use crate::store::page::LOOKS;
@@ -61,7 +61,7 @@ impl WebhookSearch {
         };
         self.text.as_ref().is_none_or(has_text)
             && self.is_active.is_none_or(|is_active| entry.is_active == is_active)
-            && self.event.as_ref().is_none_or(|kind| is_any_for(entry.events.as_deref().unwrap_or_default(), kind))
+            && self.event.as_ref().is_none_or(|kind| entry.events.iter().flatten().any(|one| is_subscribed(one, kind)))
     }
 }
 

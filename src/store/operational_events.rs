@@ -2,12 +2,13 @@
 //! journal deletes the row in the transaction in which it publishes the event, so that each is published once.
 
 use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, Statement, Value};
+use serde_json::Map;
 
 use crate::domain::id::TenantNum;
 use crate::domain::moment::UnixMillis;
-use crate::domain::operational_event::OperationalEvent;
+use crate::domain::operational_event::{OperationalEvent, OperationalKind};
 
-use super::{Store, StoreError};
+use super::{Store, StoreError, decode};
 
 /// Table and key column, by which an unreadable row is named.
 const TABLE: (&str, &[&str]) = ("operational_event", &["num"]);
@@ -22,8 +23,7 @@ pub struct ToPublish {
     pub sequence: i64,
     pub tenant: TenantNum,
     pub kind: String,
-    /// A JSON object.
-    pub data: String,
+    pub data: Map<String, serde_json::Value>,
     pub at: UnixMillis,
 }
 
@@ -36,20 +36,37 @@ struct EventRow {
     at: i64,
 }
 
+impl TryFrom<EventRow> for ToPublish {
+    type Error = StoreError;
+
+    fn try_from(row: EventRow) -> Result<Self, StoreError> {
+        judge(&row.kind, &row.data)?;
+        let data = decode::json("data", &row.data)?;
+        let EventRow { num, tenant_num, kind, at, .. } = row;
+        Ok(Self { sequence: num, tenant: TenantNum(tenant_num), kind, data, at: UnixMillis(at) })
+    }
+}
+
+/// Checks what is published of a row.
+pub(super) fn judge(kind: &str, data: &str) -> Result<(), StoreError> {
+    if !OperationalKind::is_one(kind) {
+        return Err(StoreError::unreadable("kind", kind));
+    }
+    decode::json::<Map<String, serde_json::Value>>("data", data).map(drop)
+}
+
 impl Store {
     /// The first operational events after `after`. A row that cannot be read is passed over.
     pub async fn operational_events(&self, after: i64) -> Result<Vec<ToPublish>, StoreError> {
         let sql = "SELECT num, tenant_num, kind, data, at FROM operational_event WHERE num > $1 ORDER BY num LIMIT $2";
         let statement = Statement::from_sql_and_values(self.backend(), sql, [after.into(), PAGE.into()]);
         let rows: Vec<EventRow> = self.all_readable(self.engine_readers(), TABLE, statement).await?;
-        let event = |row: EventRow| ToPublish {
-            sequence: row.num,
-            tenant: TenantNum(row.tenant_num),
-            kind: row.kind,
-            data: row.data,
-            at: UnixMillis(row.at),
-        };
-        Ok(rows.into_iter().map(event).collect())
+        let mut events = Vec::with_capacity(rows.len());
+        for row in rows {
+            let sequence = row.num;
+            events.extend(self.if_readable(TABLE.0, sequence, ToPublish::try_from(row))?);
+        }
+        Ok(events)
     }
 
     /// Deletes an operational event that nobody subscribes to.

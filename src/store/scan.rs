@@ -9,11 +9,13 @@ use futures_util::StreamExt;
 use sea_orm::{DbBackend, EntityTrait, FromQueryResult, QueryResult, QueryTrait, Statement, StreamTrait};
 use serde::de::IgnoredAny;
 
+use crate::domain::health::SuspensionCause;
 use crate::domain::id::TenantNum;
 use crate::domain::moment::UnixMillis;
 use crate::domain::operation::Operation;
 use crate::domain::outcome::OutcomeKind;
 use crate::domain::policy::Policy;
+use crate::domain::request::SentRequest;
 use crate::secrets::SealContext;
 
 use super::audit::entry_of;
@@ -24,7 +26,7 @@ use super::operations::item_state_of;
 use super::pool::Transaction;
 use super::tenants::Tenant;
 use super::unreadable::{key_of, webhook_id_in};
-use super::{Store, StoreError, targets};
+use super::{Store, StoreError, operational_events, targets};
 
 /// Bytes of a SHA-256.
 const DIGEST: usize = 32;
@@ -155,7 +157,11 @@ fn judge_health(row: endpoint_health::Model) -> Result<(), StoreError> {
     let codes = [("last_failure", row.last_failure), ("last_error_outcome", row.last_error_outcome)];
     let is_unknown = |code: &i16| OutcomeKind::from_code(*code).is_none();
     let unknown = codes.into_iter().find_map(|(column, code)| Some((column, code.filter(is_unknown)?)));
-    unknown.map_or(Ok(()), |(column, code)| Err(StoreError::unreadable(column, code)))
+    if let Some((column, code)) = unknown {
+        return Err(StoreError::unreadable(column, code));
+    }
+    let unknown_cause = row.suspension_cause.filter(|code| SuspensionCause::from_code(*code).is_none());
+    unknown_cause.map_or(Ok(()), |code| Err(StoreError::unreadable("suspension_cause", code)))
 }
 
 async fn scan_events(scan: &mut Scan<'_>) -> Result<(), StoreError> {
@@ -174,7 +180,12 @@ async fn scan_events(scan: &mut Scan<'_>) -> Result<(), StoreError> {
     scan.table::<delivery::Entity>("delivery", &["event_seq", "webhook_num"], |row| state_of_row(&row).map(drop))
         .await?;
     let key = &["event_seq", "webhook_num", "number"];
-    scan.table::<attempt::Entity>("attempt", key, |row| attempt_of(row).map(drop)).await?;
+    scan.table::<attempt::Entity>("attempt", key, |row| {
+        let request = row.request.clone().map(SentRequest::try_new).transpose();
+        request.map_err(|error| StoreError::unreadable("request", error))?;
+        attempt_of(row).map(drop)
+    })
+    .await?;
     for (table, key, columns) in PLAIN {
         scan.rows(table, key, &format!("SELECT {columns} FROM {table}"), |row| match table {
             "event_caller_id" => {
@@ -183,8 +194,8 @@ async fn scan_events(scan: &mut Scan<'_>) -> Result<(), StoreError> {
                 is_whole.then_some(()).ok_or_else(|| StoreError::unreadable("digest", "not 32 bytes"))
             }
             "operational_event" => {
-                let _: (i64, String, String) = (column(row, "tenant_num")?, column(row, "kind")?, column(row, "data")?);
-                column::<i64>(row, "at").map(drop)
+                let _: (i64, i64) = (column(row, "tenant_num")?, column(row, "at")?);
+                operational_events::judge(&column::<String>(row, "kind")?, &column::<String>(row, "data")?)
             }
             _ => column::<i64>(row, "event_seq").map(drop),
         })

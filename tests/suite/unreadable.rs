@@ -14,7 +14,7 @@ use crate::support::world::{World, text};
 
 /// Statements that damage one row of the first tenant: the table, the statement, and the databases on which it works.
 /// PostgreSQL enforces column types, so some damage is possible on SQLite only.
-const DAMAGE: [(&str, &str, &[On]); 20] = [
+const DAMAGE: [(&str, &str, &[On]); 21] = [
     ("fanout", "INSERT INTO fanout (event_seq, shard, targets) SELECT MIN(seq), 7, {80} FROM event", &BOTH),
     ("event_caller_id", "UPDATE event_caller_id SET digest = {01}", &BOTH),
     ("idempotency", "UPDATE idempotency SET answer = {01}", &BOTH),
@@ -38,6 +38,11 @@ const DAMAGE: [(&str, &str, &[On]); 20] = [
     ("endpoint_health", "UPDATE endpoint_health SET openings = 'x'", &SQLITE),
     ("engine_state", "UPDATE engine_state SET value = 'x' WHERE name = 'started_at'", &SQLITE),
     ("audit", "UPDATE audit SET at = 'x' WHERE num = 1", &SQLITE),
+    (
+        "operational_event",
+        "INSERT INTO operational_event (tenant_num, kind, data, at) VALUES (1, 'webhook.paused', 'no object', 0)",
+        &BOTH,
+    ),
     (
         "operational_event",
         "INSERT INTO operational_event (tenant_num, kind, data, at) VALUES (1, 'webhook.paused', '{}', 'x')",

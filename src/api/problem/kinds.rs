@@ -242,7 +242,7 @@ const ALL: [(&str, u16, &str, &str); 55] = [
     (
         "precondition_failed",
         412,
-        "`If-Match` names a version that is not the object's any more: somebody has changed it since.",
+        "`If-Match` names a version that the object no longer has: it was changed since.",
         "Read the object, look at what has changed, and repeat with its new `ETag`.",
     ),
     (

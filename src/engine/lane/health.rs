@@ -205,6 +205,9 @@ impl Receiver {
             self.breaker.suspend(Suspension { since: now, cause }, jitter);
             breaker = breaker.or(Some(Change::Opened));
         }
+        if let Some(suspension) = suspension.filter(|_| kind == OutcomeKind::Gone) {
+            self.breaker.suspend(Suspension { cause: SuspensionCause::Gone, ..suspension }, jitter);
+        }
         if let Some(News::Failing { .. }) = news {
             self.warned_at = Some(now);
         }
@@ -257,13 +260,11 @@ impl Receiver {
         policy: &Policy,
         now: UnixMillis,
     ) -> Option<News> {
-        let suspended_as = self.breaker.suspension().map(|suspension| suspension.cause);
-        if outcome == OutcomeKind::Gone {
-            let cause = SuspensionCause::Gone;
-            return (suspended_as != Some(cause)).then_some(News::Suspended { cause, failing_since });
-        }
-        if suspended_as.is_some() {
+        if self.breaker.suspension().is_some() {
             return None;
+        }
+        if outcome == OutcomeKind::Gone {
+            return Some(News::Suspended { cause: SuspensionCause::Gone, failing_since });
         }
         let (failing, patience) = (now.since(failing_since), Duration::from_secs(policy.disable_after_seconds.into()));
         if failing >= patience {

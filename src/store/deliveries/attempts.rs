@@ -149,7 +149,6 @@ fn trigger_of(code: i16) -> Result<Trigger, StoreError> {
 
 pub(in crate::store) fn attempt_of(row: entity::attempt::Model) -> Result<Attempt, StoreError> {
     let headers = row.response_headers.as_deref().map(serde_json::from_str).transpose();
-    let request = row.request.map(SentRequest::try_new).transpose();
     let micros = |value: i64| u32::try_from(value).unwrap_or(u32::MAX);
     Ok(Attempt {
         number: number("number", row.number)?,
@@ -160,7 +159,8 @@ pub(in crate::store) fn attempt_of(row: entity::attempt::Model) -> Result<Attemp
         status_code: row.status_code.map(i16::cast_unsigned),
         outcome: outcome_of(row.outcome)?,
         error: row.error,
-        request: request.map_err(|error| StoreError::unreadable("request", error))?,
+        // Only for display: what cannot be read hides nothing else.
+        request: row.request.and_then(|text| SentRequest::try_new(text).ok()),
         response_headers: headers
             .map_err(|error| StoreError::unreadable("response_headers", error))?
             .unwrap_or_default(),

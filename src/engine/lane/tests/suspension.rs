@@ -117,6 +117,19 @@ fn a_probe_that_succeeds_lets_the_backlog_follow_slowly_at_first() {
 }
 
 #[test]
+fn a_410_to_a_probe_ends_the_probes_and_is_no_second_suspension() {
+    let mut bench = suspended(patient());
+    bench.elapsed = HOUR;
+    bench.on(Input::Tick);
+    assert_eq!(started(&bench.on(Input::Loaded { entries: rows(1..3), next: None })), [1]);
+    assert_eq!(news(&bench.on(finished(1, Outcome::Gone))), None);
+    let suspension = bench.lane.breaker(bench.now().wall).suspension;
+    assert_eq!(suspension, Some(Suspension { since: START, cause: SuspensionCause::Gone }));
+    bench.elapsed = 30 * DAY;
+    assert_eq!(started(&bench.on(Input::Tick)).len(), 0);
+}
+
+#[test]
 fn an_ordered_backlog_follows_in_order() {
     const ROWS: i64 = 100;
     let mut bench = suspended(policy(|policy| policy.ordered = true));
