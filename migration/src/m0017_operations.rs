@@ -9,8 +9,8 @@ pub(crate) struct Migration;
 
 // `selection` is JSON: which deliveries were asked for. `kind` and `state`: see `domain/operation`.
 // `operation_item.attempt` is the number of the attempt that was asked for, and null before. `delivery.operation` is the
-// operation that made the delivery, asked for its latest replay, or cancelled it; an older version does not know the column and makes the attempt as if a
-// person had asked.
+// operation that made the delivery, asked for its latest replay, or cancelled it; an older version does not know the
+// column and makes the attempt as if a person had asked.
 const UP: &[&str] = &[
     "CREATE TABLE operation (\
         num {key}, \

@@ -1,6 +1,6 @@
-//! Operational events: what the engine tells a tenant about its webhooks and operations. Each is written
-//! in the transaction of the change that it reports; the task here publishes it. It then takes the path that every event takes, and
-//! goes to webhooks that subscribe to it by name or prefix, never to a catch-all.
+//! Operational events: what the engine tells a tenant about its webhooks and operations. Each is written in the
+//! transaction of the change that it reports; the task here publishes it. It then takes the path that every event takes,
+//! and goes to webhooks that subscribe to it by name or prefix, never to a catch-all.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -70,7 +70,8 @@ impl Store {
     pub async fn gauges(&self, now: UnixMillis) -> Result<DatabaseGauges, StoreError> {
         let (backend, on) = (self.backend(), &self.readers().for_scans());
         let sql = format!(
-            "SELECT CASE {STATE} ELSE 'active' END AS state, COUNT(*) AS webhooks, COUNT(COALESCE(h.open_until, h.suspended_at)) AS breakers \
+            "SELECT CASE {STATE} ELSE 'active' END AS state, COUNT(*) AS webhooks, \
+             COUNT(COALESCE(h.open_until, h.suspended_at)) AS breakers \
              FROM webhook w LEFT JOIN endpoint_health h ON h.webhook_num = w.num \
              WHERE w.deleted_at IS NULL GROUP BY 1"
         );

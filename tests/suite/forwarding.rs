@@ -62,14 +62,8 @@ async fn a_request_that_says_it_was_forwarded_is_forwarded_like_any_other() {
 async fn a_compressed_list_has_the_rows_of_every_node() {
     On::Postgres
         .run(async {
-            let mut fleet = Fleet::of_one(("POSTHASTE_LEASE_MS", "15000")).await;
-            let hooks = make_hooks(&fleet, 16, |_| (Receiver::ok(), json!({}))).await;
-            fleet.grow_to(2).await;
+            let (mut fleet, hooks) = Fleet::of_two_with_backlogs(16).await;
             let clients = fleet.clients();
-            for hook in &hooks {
-                clients[0].act_once_owned(&hook.path("/pause")).await;
-            }
-            fleet.world.publish("message.sent").await;
             for client in &clients {
                 fact::until("all webhooks have a backlog", async || {
                     (client.walk("/backlogs").await.len() == hooks.len()).then_some(())

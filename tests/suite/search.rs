@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::support::client::Client;
 use crate::support::databases::{On, on_both};
 use crate::support::fact;
-use crate::support::fleet::{Fleet, make_hooks};
+use crate::support::fleet::Fleet;
 use crate::support::hook::{Hook, quick_retries};
 use crate::support::receiver::Receiver;
 use crate::support::world::{World, text};
@@ -133,14 +133,8 @@ async fn the_webhooks_in_trouble_come_worst_first_and_say_why() {
 async fn the_webhooks_in_trouble_are_merged_over_the_nodes() {
     On::Postgres
         .run(async {
-            let mut fleet = Fleet::of_one(("POSTHASTE_LEASE_MS", "15000")).await;
-            let hooks = make_hooks(&fleet, 16, |_| (Receiver::ok(), json!({}))).await;
-            fleet.grow_to(2).await;
+            let (mut fleet, hooks) = Fleet::of_two_with_backlogs(16).await;
             let clients = fleet.clients();
-            for hook in &hooks {
-                clients[0].act_once_owned(&hook.path("/pause")).await;
-            }
-            fleet.world.publish("message.sent").await;
             for client in &clients {
                 fact::until("all webhooks are in trouble", async || {
                     let pages = client.pages("/webhooks?sort=trouble", 5).await;

@@ -179,8 +179,8 @@ impl From<StoredEvent> for EventSummary {
 }
 
 /// The states of an event's deliveries at one moment. `owed`, `pending`, `success`, `failed` and `cancelled` add up to
-/// `matched`, unless a row is damaged. Webhooks that were deleted meanwhile are included: their deliveries count as `owed` or `pending` until
-/// the engine cancels them.
+/// `matched`, unless a row is damaged. Webhooks that were deleted meanwhile are included: their deliveries count as
+/// `owed` or `pending` until the engine cancels them.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = EventProgress)]
 pub(in crate::api) struct ProgressView {

@@ -128,7 +128,8 @@ pub enum News {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     Active,
-    /// Paused, switched off by its owner, held by a purge, or halted because the webhook's row cannot be read: deliveries wait in the store.
+    /// Paused, switched off by its owner, held by a purge, or halted because the webhook's row cannot be read:
+    /// deliveries wait in the store.
     Paused,
     /// The endpoint is draining: nothing starts; entries in memory are still owed by rows and fan-outs.
     Stopping,

@@ -1,4 +1,5 @@
-//! Clears what is kept of receivers' answers, heads and bodies, and of what was called. The attempts stay, with status, outcome and duration.
+//! Clears what is kept of receivers' answers, heads and bodies, and of what was called. The attempts stay, with status,
+//! outcome and duration.
 
 use sea_orm::{ConnectionTrait, DbBackend, FromQueryResult, Statement, Value};
 

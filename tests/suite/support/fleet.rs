@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::checker::audit;
 use crate::support::client::{Client, send};
@@ -48,6 +48,19 @@ impl Fleet {
             self.join().await;
         }
         self.is_shared_out().await;
+    }
+
+    /// Two nodes, and so many paused webhooks, each with a pending delivery.
+    pub(crate) async fn of_two_with_backlogs(webhooks: usize) -> (Self, Vec<Hook>) {
+        let mut fleet = Self::of_one(("POSTHASTE_LEASE_MS", "15000")).await;
+        let hooks = make_hooks(&fleet, webhooks, |_| (Receiver::ok(), json!({}))).await;
+        fleet.grow_to(2).await;
+        let client = &fleet.clients()[0];
+        for hook in &hooks {
+            client.act_once_owned(&hook.path("/pause")).await;
+        }
+        fleet.world.publish("message.sent").await;
+        (fleet, hooks)
     }
 
     /// Starts one more node.
